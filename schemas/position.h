@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tidemark::schemas {
+
+/// A place in a stream's log: the record at `offset` of `partition`.
+struct Position {
+    std::int32_t partition = 0;
+    std::int64_t offset = 0;
+
+    friend auto operator<=>(const Position&, const Position&) = default;
+};
+
+/// The short form of a log's identity that tokens carry: the first 8 hex digits of the uuid's SHA-256.
+std::string log_hash(std::string_view uuid);
+
+/// One part of a token: "<stream>-<log hash>-<partition>-<offset>" of characters that need no escaping in a URL; several
+/// are joined with ','. As a lower bound it means: everything up to and including this offset.
+struct TokenPart {
+    std::string stream;
+    std::string log_hash;
+    Position position;
+};
+
+void append_token(std::string& out, std::string_view stream, std::string_view log_hash, Position position);
+
+/// All parts, in order. Nullopt when a part is malformed, or there are none or more than 1,024 of them.
+std::optional<std::vector<TokenPart>> parse_token(std::string_view token);
+
+}  // namespace tidemark::schemas

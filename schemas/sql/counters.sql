@@ -1,0 +1,40 @@
+-- Counters: totals since ever, and the same increments by 10-second window of event time. Run with search_path set to the
+-- generation's schema.
+
+create table totals (
+    key        text collate "C" primary key,
+    value      numeric not null,
+    count      bigint not null,
+    -- log time of the last event in it
+    updated_at timestamptz not null
+) with (fillfactor = 70);
+
+-- By partition too: an increment counts wherever it lands, and min and max offset only mean something within one.
+create table windows (
+    key          text collate "C" not null,
+    window_start timestamptz not null,
+    partition    integer not null,
+    value        numeric not null,
+    count        bigint not null,
+    min_offset   bigint not null,
+    max_offset   bigint not null,
+    primary key (key, window_start, partition)
+) with (fillfactor = 70);
+
+create view api_counters as
+select t.key                                                 as key,
+       t.value::text                                         as value,
+       t.count::bigint                                       as count,
+       (extract(epoch from t.updated_at) * 1000000)::bigint  as updated_us,
+       p.generation, p.applied, p.as_of
+from totals t
+cross join progress p;
+
+create view api_counter_windows as
+select w.key                                                  as key,
+       w.window_start                                         as window_start,
+       w.value                                                as value,
+       w.count::bigint                                        as count,
+       p.generation, p.applied, p.as_of
+from windows w
+cross join progress p;

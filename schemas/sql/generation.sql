@@ -1,0 +1,66 @@
+-- What every generation of every stream has beside its own tables. Run with search_path set to the generation's schema.
+-- Everything in here is a function of the log, and moves in one transaction with the offsets.
+
+-- Where the fold stands, one row per partition. The first statement of every flush is a compare-and-set on these rows (the
+-- fence), so whoever holds an older epoch or offset writes nothing.
+create table offsets (
+    generation    integer not null,
+    partition     integer primary key,
+    first_offset  bigint not null default 0,
+    next_offset   bigint not null default 0 check (next_offset >= first_offset),
+    epoch         bigint not null default 0,
+    -- log time: the running maximum of append times, so that it never steps back
+    log_time      timestamptz not null default 'epoch',
+    -- everything appended before this instant is in the tables
+    as_of         timestamptz,
+    -- applied + duplicates + parked + gaps = next_offset - first_offset
+    applied       bigint not null default 0,
+    duplicates    bigint not null default 0,
+    parked        bigint not null default 0,
+    gaps          bigint not null default 0,
+    owner         text,
+    backend_pid   integer,
+    backend_start timestamptz
+) with (fillfactor = 50);
+
+-- First sight of each identity. Whether a later record repeats it is decided by comparing log times; rows are only deleted
+-- when they can no longer decide anything.
+create table dedupe (
+    partition integer not null,
+    identity  text collate "C" not null,
+    "offset"  bigint not null,
+    log_time  timestamptz not null,
+    data_hash bytea not null,
+    primary key (partition, identity)
+);
+create index dedupe_by_log_time on dedupe (partition, log_time);
+
+-- Records that could not be applied, byte for byte.
+create table dead_letters (
+    partition     integer not null,
+    "offset"      bigint not null,
+    topic         text not null,
+    append_time   timestamptz not null,
+    key           bytea,
+    value         bytea,
+    header_names  bytea[] not null,
+    header_values bytea[] not null,
+    reason        text not null,
+    detail        text not null,
+    attempts      integer not null default 1,
+    status        text not null default 'open' check (status in ('open', 'redriven', 'discarded', 'quarantined')),
+    primary key (partition, "offset")
+);
+
+-- How far the tables are, as every API view carries it: next offsets and as-of instants (microseconds since the epoch, 0 =
+-- never known) by partition, as text lists.
+create view progress as
+select max(generation)::integer                                                          as generation,
+       string_agg(next_offset::text, ',' order by partition)                             as applied,
+       string_agg(coalesce((extract(epoch from as_of) * 1000000)::bigint, 0)::text, ',' order by partition) as as_of
+from offsets;
+
+create view api_progress as
+select p.generation, p.applied, p.as_of,
+       (select count(*) from dead_letters d where d.status = 'open')::bigint as open_dead_letters
+from progress p;
