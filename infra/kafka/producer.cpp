@@ -1,0 +1,614 @@
+#include "infra/kafka/producer.h"
+
+#include "infra/base/backoff.h"
+#include "infra/base/log.h"
+#include "infra/kafka/admin.h"
+#include "infra/kafka/client.h"
+#include "infra/kafka/error.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cassert>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <thread>
+#include <utility>
+
+namespace tidemark::kafka {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+// How long the delivery thread may sleep: half of what Listener::on_tick promises, for the sleep can overshoot.
+constexpr auto kBusyTick = 10ms;
+constexpr auto kIdleTick = 100ms;
+
+// Deliveries handed over at once; also how many are taken before the tick is looked at again.
+constexpr std::size_t kBatch = 1024;
+
+// Without a single acknowledgement for that long while records are out, nobody knows whether a broker is there: the time
+// that callers give a record.
+constexpr auto kStall = 5s;
+
+// What a fatally failed client may still take to hear the broker's answers to what was on the wire: a true answer is
+// better than "perhaps", but its callers are waiting.
+constexpr auto kLastAnswers = 1s;
+
+// A purge skips what is just moving between two queues inside the client, so it is repeated until all is answered.
+constexpr auto kPurgeAgain = 100ms;
+
+// A broker that does not answer a metadata request in that time is not there for our callers either.
+constexpr auto kProbeTimeout = 1s;
+
+constexpr auto kEndOffsetTimeout = 2s;
+
+// At the end: first for the broker's answers, then for the client to give back the rest.
+constexpr auto kFlushLimit = 5s;
+constexpr auto kSettleLimit = 5s;
+
+// A missing topic is looked for twice a second, but named in the log more rarely.
+constexpr auto kSayAgain = 10s;
+
+// A client that lived that long did not fail because of how it was made: its successor is made at once.
+constexpr auto kLongLife = 10s;
+
+std::string milliseconds_text(std::chrono::microseconds duration) {
+    std::array<char, 32> text{};
+    std::snprintf(text.data(), text.size(), "%.3f", static_cast<double>(duration.count()) / 1000);
+    return text.data();
+}
+
+/// One client and what belongs to it; given up as a whole after a fatal error.
+struct Instance {
+    Client client;
+    std::vector<Topic> topics;
+    Queue queue;                               // delivery reports and errors
+    std::atomic<std::int64_t> outstanding{0};  // accepted, report not yet taken from the queue
+    const Clock::time_point born = Clock::now();
+};
+
+/// A client that was given up and still has records to answer.
+struct Retired {
+    std::shared_ptr<Instance> instance;
+    Clock::time_point purge_at;
+};
+
+/// A record that is stored, at an offset that the broker did not tell.
+struct Unplaced {
+    Delivery delivery;
+    std::string topic;
+};
+
+std::shared_ptr<Instance> make_instance(const ProducerOptions& options) {
+    ClientConf conf(options.brokers, options.client_id);
+    conf.set("enable.idempotence", "true");
+    conf.set("acks", "all");
+    conf.keep("enable.gapless.guarantee");  // every purge would be fatal
+    conf.set("partitioner", "murmur2_random");
+    conf.set("queue.buffering.max.messages", options.queue_records);
+    conf.set("queue.buffering.max.kbytes", options.queue_kbytes);
+    conf.set("queue.buffering.max.ms", milliseconds_text(options.linger));
+    conf.set("message.timeout.ms", options.message_timeout.count());
+    conf.set("socket.timeout.ms", options.socket_timeout.count());
+    // The broker says that it is waiting for replicas before the client gives the connection up: a time-out is the first
+    // half of what makes an idempotent producer fail fatally.
+    conf.set("request.timeout.ms", options.socket_timeout.count() * 4 / 5);
+    conf.set("compression.codec", options.compression);
+    conf.keep("delivery.report.only.error");
+    conf.apply(options.properties);
+    rd_kafka_conf_set_events(conf.get(), RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
+
+    auto instance = std::make_shared<Instance>();
+    instance->client = std::move(conf).make_producer();
+    for (const auto& topic : options.topics) instance->topics.push_back(make_topic(instance->client.get(), topic));
+    instance->queue.reset(rd_kafka_queue_get_main(instance->client.get()));
+    return instance;
+}
+
+Persistence persistence_of(const rd_kafka_message_t& message) noexcept {
+    switch (rd_kafka_message_status(&message)) {
+        case RD_KAFKA_MSG_STATUS_PERSISTED:
+            return Persistence::persisted;
+        case RD_KAFKA_MSG_STATUS_NOT_PERSISTED:
+            return Persistence::not_persisted;
+        case RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED:
+            break;
+    }
+    return Persistence::possibly_persisted;
+}
+
+/// -1 when the broker did not say. The client's own offset cannot tell: for records that the broker had already (duplicate
+/// sequence number) it counts upwards from the error's -1, so that all but the first look valid, and for those whose answer
+/// was lost while a later one came, it is 0. But only a true answer brings the append time, as our topics have it (on
+/// topics without LogAppendTime each place is asked for: slower, and as right).
+std::int64_t offset_of(const rd_kafka_message_t& message) noexcept {
+    rd_kafka_timestamp_type_t kind{};
+    static_cast<void>(rd_kafka_message_timestamp(&message, &kind));
+    return kind == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME ? message.offset : -1;
+}
+
+}  // namespace
+
+struct Producer::State {
+    State(ProducerOptions given, Listener& its_listener)
+        : options(std::move(given)), listener(its_listener), current(make_instance(options)) {
+        batch.reserve(kBatch);
+        deliverer = std::thread([this] { deliver(); });
+        supervisor = std::thread([this] { supervise(); });
+    }
+
+    ~State() {
+        closing = true;
+        set_unavailable("it is being closed");
+        wait_idle(kFlushLimit);
+        give_up = true;
+        deliverer.join();
+        {
+            const std::lock_guard lock(supervision);
+            stop_supervisor = true;
+        }
+        supervisor_wakes.notify_all();
+        supervisor.join();
+    }
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+
+    // --- any thread
+
+    Enqueued produce(TopicIndex topic, std::string_view key, std::string_view value, std::span<const Header> headers,
+                     std::uint64_t tag) noexcept {
+        if (!available.load(std::memory_order_acquire)) return Enqueued::unavailable;
+        const std::shared_lock lock(swap);
+        if (current == nullptr) return Enqueued::unavailable;
+        ++outstanding;
+        ++current->outstanding;
+        const auto code = enqueue(*current, topic, key, value, headers, tag);
+        if (code == RD_KAFKA_RESP_ERR_NO_ERROR) {
+            if (asleep.load() && asleep.exchange(false)) rd_kafka_queue_yield(current->queue.get());
+            return Enqueued::ok;
+        }
+        --current->outstanding;
+        forget(1);
+        if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL) return Enqueued::full;
+        return code == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? Enqueued::too_large : Enqueued::unavailable;
+    }
+
+    static rd_kafka_resp_err_t enqueue(Instance& into, TopicIndex topic, std::string_view key, std::string_view value,
+                                       std::span<const Header> headers, std::uint64_t tag) noexcept {
+        assert(topic < into.topics.size());
+        assert(!key.empty() && "a record without a key would go to a random partition");
+        Headers copied;
+        if (!headers.empty()) {
+            copied.reset(rd_kafka_headers_new(headers.size()));
+            for (const auto& header : headers) {
+                const auto added = rd_kafka_header_add(copied.get(), header.name.data(), static_cast<ssize_t>(header.name.size()),
+                                                       header.value.data(), static_cast<ssize_t>(header.value.size()));
+                if (added != RD_KAFKA_RESP_ERR_NO_ERROR) return added;
+            }
+        }
+        std::array<rd_kafka_vu_t, 6> with{};
+        with[0].vtype = RD_KAFKA_VTYPE_RKT;
+        with[0].u.rkt = into.topics[topic].get();
+        with[1].vtype = RD_KAFKA_VTYPE_KEY;
+        with[1].u.mem = {const_cast<char*>(key.data()), key.size()};
+        with[2].vtype = RD_KAFKA_VTYPE_VALUE;  // a null pointer would be a tombstone, not an empty value
+        with[2].u.mem = {const_cast<char*>(value.data() != nullptr ? value.data() : ""), value.size()};
+        with[3].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
+        with[3].u.i = RD_KAFKA_MSG_F_COPY;
+        with[4].vtype = RD_KAFKA_VTYPE_OPAQUE;
+        with[4].u.ptr = reinterpret_cast<void*>(static_cast<std::uintptr_t>(tag));
+        with[5].vtype = RD_KAFKA_VTYPE_HEADERS;
+        with[5].u.headers = copied.get();
+        const ClientError error(rd_kafka_produceva(into.client.get(), with.data(), copied ? 6 : 5));
+        if (error) return rd_kafka_error_code(error.get());
+        static_cast<void>(copied.release());  // the record owns them, but only once it was accepted
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
+
+    std::shared_ptr<Instance> instance() {
+        const std::shared_lock lock(swap);
+        return current;
+    }
+
+    void purge_queued() noexcept {
+        purges.fetch_add(1, std::memory_order_relaxed);
+        if (const auto here = instance()) purge(*here, RD_KAFKA_PURGE_F_QUEUE);
+    }
+
+    static void purge(Instance& which, int what) noexcept {
+        // Anything but success means an unknown flag or a consumer. Waiting for it would wait for the broker's threads.
+        const auto result = rd_kafka_purge(which.client.get(), what | RD_KAFKA_PURGE_F_NON_BLOCKING);
+        assert(result == RD_KAFKA_RESP_ERR_NO_ERROR);
+        static_cast<void>(result);
+    }
+
+    bool wait_idle(std::chrono::milliseconds limit) noexcept {
+        ++idle_waiters;
+        std::unique_lock lock(supervision);
+        const bool done = idle.wait_for(lock, limit, [this] { return outstanding == 0; });
+        --idle_waiters;
+        return done;
+    }
+
+    void forget(std::int64_t count) noexcept {
+        if ((outstanding -= count) != 0 || idle_waiters == 0) return;
+        const std::lock_guard lock(supervision);  // so that no waiter is between its look and its sleep
+        idle.notify_all();
+    }
+
+    void set_unavailable(std::string_view reason) {
+        {
+            const std::lock_guard lock(supervision);
+            ++doubts;
+            if (!available.exchange(false)) return;
+        }
+        supervisor_wakes.notify_all();
+        if (!closing) base::log::warn("producer_unavailable", {{"client", options.client_id}, {"reason", reason}});
+    }
+
+    std::uint64_t doubts_so_far() {
+        const std::lock_guard lock(supervision);
+        return doubts;
+    }
+
+    /// A broker answered `by`; it counts unless something cast doubt on it after `doubts_before`.
+    void set_available(const Instance& by, std::uint64_t doubts_before) {
+        if (instance().get() != &by) return;
+        {
+            const std::lock_guard lock(supervision);
+            if (doubts != doubts_before || closing || available) return;
+            available = true;
+        }
+        base::log::info("producer_available", {{"client", options.client_id}});
+    }
+
+    // --- the delivery thread
+
+    void deliver() {
+        Clock::time_point ticked{};
+        Clock::time_point settle_by = Clock::time_point::max();
+        progress_at = Clock::now();
+        while (true) {
+            const auto here = instance();
+            serving = here.get();
+            if (serving != nullptr) {
+                drain(*here, doze());
+                asleep = false;
+            } else {
+                std::unique_lock lock(supervision);
+                replaced.wait_for(lock, kBusyTick);
+            }
+            serve_retired();
+            take_placed();
+            hand_over();
+
+            const auto now = Clock::now();
+            watch_for_stall(now);
+            if (now - ticked >= kBusyTick) {
+                ticked = now;
+                listener.on_tick();
+            }
+            if (give_up) {
+                settle_by = std::min(settle_by, now + kSettleLimit);
+                if (outstanding == 0) return;
+                if (now >= settle_by) {
+                    base::log::error("producer_abandoned", {{"client", options.client_id}, {"unanswered", outstanding.load()}});
+                    return;
+                }
+                retire_current(now);
+            }
+        }
+    }
+
+    /// How long to wait for the first report. While nothing is outstanding a produce ends the wait.
+    std::chrono::milliseconds doze() {
+        if (outstanding != 0 || !retired.empty()) return kBusyTick;
+        asleep = true;
+        return outstanding == 0 && !give_up ? kIdleTick : 0ms;
+    }
+
+    /// Takes what is in the client's queue, waiting for the first only.
+    void drain(Instance& from, std::chrono::milliseconds wait) {
+        for (std::size_t taken = 0; taken < kBatch; wait = 0ms) {
+            const Event event(rd_kafka_queue_poll(from.queue.get(), static_cast<int>(wait.count())));
+            if (!event) return;
+            if (rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_DR) {
+                taken += take_reports(from, event.get());
+            } else if (rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_ERROR) {
+                take_error(from, event.get());
+            }
+        }
+    }
+
+    std::size_t take_reports(Instance& from, rd_kafka_event_t* event) {
+        std::size_t taken = 0;
+        bool acknowledged = false;
+        bool given_back = false;
+        while (const rd_kafka_message_t* message = rd_kafka_event_message_next(event)) {
+            ++taken;
+            Delivery delivery;
+            delivery.tag = reinterpret_cast<std::uintptr_t>(message->_private);
+            delivery.persistence = persistence_of(*message);
+            delivery.partition = message->partition;
+            delivery.error = message->err;
+            if (delivery.persistence != Persistence::persisted) {
+                given_back |= message->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || message->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
+                add(delivery);
+            } else {
+                acknowledged = true;
+                delivery.offset = offset_of(*message);
+                if (delivery.offset >= 0) {
+                    add(delivery);
+                } else {
+                    ask_for_place({delivery, rd_kafka_topic_name(message->rkt)});
+                }
+            }
+        }
+        from.outstanding -= static_cast<std::int64_t>(taken);
+        if (acknowledged) progress_at = Clock::now();
+        if (&from == serving && given_back) set_unavailable("records were given up unsent");
+        if (&from == serving && acknowledged && ready && !available) set_available(from, doubts_so_far());
+        return taken;
+    }
+
+    void add(const Delivery& delivery) {
+        if (batch.size() == kBatch) hand_over();
+        batch.push_back(delivery);
+    }
+
+    void hand_over() {
+        if (batch.empty()) return;
+        for (const auto& delivery : batch) counts[static_cast<std::size_t>(delivery.persistence)].fetch_add(1, std::memory_order_relaxed);
+        listener.on_deliveries(batch);
+        const auto count = static_cast<std::int64_t>(batch.size());
+        batch.clear();
+        forget(count);
+    }
+
+    void take_error(Instance& from, rd_kafka_event_t* event) {
+        if (&from != serving) return;
+        const auto code = rd_kafka_event_error(event);
+        const char* text = rd_kafka_event_error_string(event);
+        // An event carries the cause in place of ERR__FATAL, which callbacks get.
+        if (rd_kafka_event_error_is_fatal(event) != 0) {
+            fatal.fetch_add(1, std::memory_order_relaxed);
+            base::log::error("producer_fatal", {{"client", options.client_id}, {"detail", text}, {"outstanding", from.outstanding.load()}});
+            ready = false;
+            set_unavailable("the producer is being replaced");
+            retire_current(Clock::now() + kLastAnswers);
+            supervisor_wakes.notify_all();
+        } else if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
+            set_unavailable("no broker is up");
+        } else if (code != RD_KAFKA_RESP_ERR__TRANSPORT) {  // lost connections stand in the client's own log lines
+            base::log::warn("producer_error", {{"client", options.client_id}, {"code", rd_kafka_err2name(code)}, {"detail", text}});
+        }
+    }
+
+    /// Takes the client out of use. What was not sent is given back at once, what is on the wire at `purge_at`.
+    void retire_current(Clock::time_point purge_at) {
+        {
+            const std::unique_lock lock(swap);
+            if (current == nullptr) return;
+            retired.push_back({std::exchange(current, nullptr), purge_at});
+        }
+        serving = nullptr;
+        purge(*retired.back().instance, RD_KAFKA_PURGE_F_QUEUE);
+    }
+
+    void serve_retired() {
+        for (auto& old : retired) {
+            drain(*old.instance, 0ms);
+            if (old.instance->outstanding == 0) {
+                const std::lock_guard lock(supervision);
+                graveyard.push_back(std::move(old.instance));
+                supervisor_wakes.notify_all();
+            } else if (const auto now = Clock::now(); now >= old.purge_at) {
+                old.purge_at = now + kPurgeAgain;
+                purge(*old.instance, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+            }
+        }
+        std::erase_if(retired, [](const Retired& old) { return old.instance == nullptr; });
+    }
+
+    void watch_for_stall(Clock::time_point now) {
+        if (outstanding == 0 || !available) {
+            progress_at = now;
+        } else if (now - progress_at >= kStall) {
+            set_unavailable("no record was acknowledged for five seconds");
+        }
+    }
+
+    void ask_for_place(Unplaced record) {
+        {
+            const std::lock_guard lock(supervision);
+            unplaced.push_back(std::move(record));
+        }
+        supervisor_wakes.notify_all();
+    }
+
+    void take_placed() {
+        std::vector<Delivery> taken;
+        {
+            const std::lock_guard lock(supervision);
+            taken.swap(placed);
+        }
+        for (const auto& delivery : taken) add(delivery);
+    }
+
+    // --- the supervising thread: whatever may block
+
+    void supervise() {
+        base::Backoff backoff(20ms, 500ms, static_cast<std::uint64_t>(Clock::now().time_since_epoch().count()));
+        Clock::time_point try_at{};
+        std::unique_lock lock(supervision);
+        while (!stop_supervisor) {
+            if (!graveyard.empty()) {
+                auto dead = std::exchange(graveyard, {});
+                lock.unlock();
+                dead.clear();
+                lock.lock();
+            } else if (!unplaced.empty()) {
+                auto records = std::exchange(unplaced, {});
+                lock.unlock();
+                find_places(records);
+                lock.lock();
+                for (const auto& record : records) placed.push_back(record.delivery);
+            } else if (available || closing) {
+                supervisor_wakes.wait(lock);
+            } else if (Clock::now() < try_at) {
+                supervisor_wakes.wait_until(lock, try_at);
+            } else {
+                lock.unlock();
+                revive(backoff);
+                try_at = Clock::now() + backoff.next();
+                lock.lock();
+            }
+        }
+    }
+
+    /// Makes a client if there is none, and asks it for the topics.
+    void revive(base::Backoff& backoff) {
+        auto here = instance();
+        if (here == nullptr) {
+            try {
+                here = make_instance(options);
+            } catch (const Error& error) {
+                base::log::error("producer_not_made", {{"client", options.client_id}, {"detail", error.what()}});
+                return;
+            }
+            {
+                const std::unique_lock lock(swap);
+                current = here;
+            }
+            replaced.notify_all();
+        } else if (Clock::now() - here->born > kLongLife) {
+            backoff.reset();
+        }
+        const auto doubts_before = doubts_so_far();
+        if (!knows_topics(*here)) return;
+        ready = true;
+        set_available(*here, doubts_before);
+    }
+
+    bool knows_topics(Instance& asked) {
+        const rd_kafka_metadata_t* metadata = nullptr;
+        const auto code = rd_kafka_metadata(asked.client.get(), 0, nullptr, &metadata, static_cast<int>(std::chrono::milliseconds(kProbeTimeout).count()));
+        if (code != RD_KAFKA_RESP_ERR_NO_ERROR) return false;
+        const std::unique_ptr<const rd_kafka_metadata_t, decltype(&rd_kafka_metadata_destroy)> owned(metadata, rd_kafka_metadata_destroy);
+        for (const auto& wanted : options.topics) {
+            const auto topics = std::span(metadata->topics, static_cast<std::size_t>(metadata->topic_cnt));
+            const auto found = std::find_if(topics.begin(), topics.end(), [&](const auto& topic) { return topic.topic == wanted; });
+            const auto error = found == topics.end() ? RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART : found->err;
+            if (error == RD_KAFKA_RESP_ERR_NO_ERROR && found->partition_cnt > 0) continue;
+            if (const auto now = Clock::now(); now >= say_again_at) {
+                say_again_at = now + kSayAgain;
+                base::log::error("topic_unavailable", {{"topic", wanted}, {"detail", describe(error)}});
+            }
+            return false;
+        }
+        return true;
+    }
+
+    /// Gives each record the newest offset of its partition, asked for after it was stored.
+    void find_places(std::vector<Unplaced>& records) {
+        std::map<std::string, std::vector<std::int64_t>> ends;
+        for (const auto& record : records) {
+            auto& partitions = ends[record.topic];
+            partitions.resize(std::max(partitions.size(), static_cast<std::size_t>(record.delivery.partition) + 1), -1);
+        }
+        for (auto& [topic, partitions] : ends) {
+            try {
+                if (!admin) admin.emplace(options.brokers, options.properties, kEndOffsetTimeout);
+                partitions = admin->end_offsets(topic, static_cast<std::int32_t>(partitions.size()));
+            } catch (const Error& error) {
+                base::log::warn("stored_offset_unknown", {{"topic", topic}, {"detail", error.what()}});
+            }
+        }
+        for (auto& [delivery, topic] : records) {
+            const auto end = ends[topic][static_cast<std::size_t>(delivery.partition)];
+            if (end > 0) {
+                delivery.offset = end - 1;
+            } else {
+                delivery.persistence = Persistence::possibly_persisted;
+            }
+        }
+    }
+
+    const ProducerOptions options;
+    Listener& listener;
+
+    std::shared_mutex swap;  // guards `current`: shared to produce with it, alone to replace it
+    std::shared_ptr<Instance> current;
+
+    // The delivery thread's own.
+    const Instance* serving = nullptr;
+    std::vector<Retired> retired;
+    std::vector<Delivery> batch;
+    Clock::time_point progress_at;
+
+    // The supervising thread's own.
+    std::optional<Admin> admin;
+    Clock::time_point say_again_at{};
+
+    std::mutex supervision;  // guards everything down to `idle`, and the changes of `available`
+    std::vector<std::shared_ptr<Instance>> graveyard;
+    std::vector<Unplaced> unplaced;
+    std::vector<Delivery> placed;
+    std::uint64_t doubts = 0;
+    bool stop_supervisor = false;
+    std::condition_variable supervisor_wakes;
+    std::condition_variable replaced;
+    std::condition_variable idle;
+
+    std::atomic<bool> available{false};
+    std::atomic<bool> ready{false};
+    std::atomic<bool> closing{false};
+    std::atomic<bool> give_up{false};
+    std::atomic<bool> asleep{false};
+    std::atomic<int> idle_waiters{0};
+    std::atomic<std::int64_t> outstanding{0};  // accepted, not yet told to the listener
+    std::array<std::atomic<std::uint64_t>, 3> counts{};  // by Persistence
+    std::atomic<std::uint64_t> fatal{0};
+    std::atomic<std::uint64_t> purges{0};
+
+    std::thread deliverer;
+    std::thread supervisor;
+};
+
+Producer::Producer(ProducerOptions options, Listener& listener) : state_(std::make_unique<State>(std::move(options), listener)) {}
+Producer::~Producer() = default;
+
+Enqueued Producer::produce(TopicIndex topic, std::string_view key, std::string_view value, std::span<const Header> headers,
+                           std::uint64_t tag) noexcept {
+    return state_->produce(topic, key, value, headers, tag);
+}
+
+void Producer::purge_queued() noexcept { state_->purge_queued(); }
+
+bool Producer::available() const noexcept { return state_->available; }
+
+bool Producer::flush(std::chrono::milliseconds limit) noexcept { return state_->wait_idle(limit); }
+
+bool Producer::ready() const noexcept { return state_->ready; }
+
+ProducerCounters Producer::counters() const noexcept {
+    const auto of = [this](Persistence persistence) { return state_->counts[static_cast<std::size_t>(persistence)].load(); };
+    ProducerCounters counters;
+    counters.persisted = of(Persistence::persisted);
+    counters.not_persisted = of(Persistence::not_persisted);
+    counters.possibly_persisted = of(Persistence::possibly_persisted);
+    counters.fatal = state_->fatal;
+    counters.purges = state_->purges;
+    counters.outstanding = static_cast<std::uint64_t>(state_->outstanding.load());
+    return counters;
+}
+
+}  // namespace tidemark::kafka
