@@ -1,0 +1,173 @@
+#include "producer/import.h"
+
+#include "producer/intake.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <iterator>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace tidemark::producer {
+
+namespace {
+
+// How long to wait for room or for a broker before what was refused is offered again.
+constexpr std::chrono::milliseconds kRetry{50};
+
+// In flight at once: enough to fill the client's batches.
+constexpr std::size_t kMostInFlight = 5'000;
+
+struct Line {
+    std::uint64_t number = 0;
+    Destination destination;
+    std::string value;
+};
+
+// What has been offered and not been answered yet. Completions come on the publisher's thread, everything else on the
+// importer's.
+class InFlight {
+public:
+    void offer(EventPublisher& publisher, Line line) {
+        {
+            const std::lock_guard lock(mutex_);
+            count_ += 1;
+        }
+        auto held = std::make_unique<Line>(std::move(line));
+        const Outgoing event{held->destination.topic, held->destination.key, held->value};
+        publisher.publish(event, [this, held = std::move(held)](const Published& published) mutable noexcept {
+            answer(std::move(held), published.outcome);
+        });
+    }
+
+    // Waits until at most `most` are in flight, or something came back, at most `limit`.
+    void wait(std::size_t most, std::chrono::milliseconds limit) {
+        std::unique_lock lock(mutex_);
+        changed_.wait_for(lock, limit, [&] { return count_ <= most || !returned_.empty(); });
+    }
+
+    [[nodiscard]] std::size_t count() const {
+        const std::lock_guard lock(mutex_);
+        return count_;
+    }
+    [[nodiscard]] bool any_returned() const {
+        const std::lock_guard lock(mutex_);
+        return !returned_.empty();
+    }
+    std::deque<Line> take_returned() {
+        const std::lock_guard lock(mutex_);
+        return std::exchange(returned_, {});
+    }
+
+    // Read these once nothing is in flight.
+    std::uint64_t accepted = 0;
+    std::vector<std::uint64_t> unknown;    // line numbers
+    std::vector<std::uint64_t> too_large;  // likewise
+
+private:
+    void answer(std::unique_ptr<Line> line, Outcome outcome) noexcept {
+        {
+            const std::lock_guard lock(mutex_);
+            count_ -= 1;
+            switch (outcome) {
+                case Outcome::accepted:
+                    accepted += 1;
+                    break;
+                case Outcome::overloaded:
+                case Outcome::unavailable:
+                    returned_.push_back(std::move(*line));
+                    break;
+                case Outcome::unknown:
+                    unknown.push_back(line->number);
+                    break;
+                case Outcome::too_large:
+                    too_large.push_back(line->number);
+                    break;
+            }
+        }
+        changed_.notify_all();
+    }
+
+    mutable std::mutex mutex_;  // guards all members
+    std::condition_variable changed_;
+    std::size_t count_ = 0;
+    std::deque<Line> returned_;  // refused, and in no log: to be offered again
+};
+
+}  // namespace
+
+ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const base::Clock& clock,
+                          std::ostream& errors, const std::function<bool(std::chrono::milliseconds)>& give_up) {
+    ImportReport report;
+    InFlight in_flight;
+    schemas::json::Reader reader;
+    std::deque<Line> todo;  // in the file's order: an entity's events must reach the log in it
+    std::string text;
+    std::uint64_t number = 0;
+
+    const auto read_next = [&] {
+        while (std::getline(lines, text)) {
+            number += 1;
+            if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+            report.lines += 1;
+            const auto event = schemas::read_event(reader, text);
+            auto destination =
+                event ? find_destination(*event, clock.now()) : schemas::Result<Destination>(event.violations());
+            if (destination) {
+                todo.push_back({number, std::move(*destination), text});
+                return true;
+            }
+            report.refused += 1;
+            errors << "line " << number << ": " << describe(destination.violations()) << '\n';
+        }
+        return false;
+    };
+
+    bool gave_up = false;
+    while (!gave_up) {
+        if (in_flight.any_returned()) {
+            // Whatever is still out was sent before what came back, so once it is answered the order can be kept.
+            in_flight.wait(0, kRetry);
+            if (in_flight.count() > 0) continue;
+            auto returned = in_flight.take_returned();
+            std::move(todo.begin(), todo.end(), std::back_inserter(returned));
+            todo = std::move(returned);
+            std::sort(todo.begin(), todo.end(), [](const Line& a, const Line& b) { return a.number < b.number; });
+            gave_up = give_up(kRetry);
+        } else if (in_flight.count() >= kMostInFlight) {
+            in_flight.wait(kMostInFlight - 1, kRetry);
+            gave_up = give_up(std::chrono::milliseconds(0));
+        } else if (!todo.empty() || read_next()) {
+            in_flight.offer(publisher, std::move(todo.front()));
+            todo.pop_front();
+        } else if (in_flight.count() > 0) {
+            in_flight.wait(0, kRetry);
+        } else if (!in_flight.any_returned()) {
+            break;
+        }
+    }
+    // Nothing may refer to `in_flight` any more: the publisher answers everything within its own deadline.
+    while (in_flight.count() > 0)
+        in_flight.wait(0, kRetry);
+    for (auto& line : in_flight.take_returned())
+        todo.push_back(std::move(line));
+    for (const auto& line : todo)
+        errors << "line " << line.number << ": not stored, given up\n";
+    if (gave_up) errors << "the file was not read beyond line " << number << '\n';
+    for (const auto line : in_flight.unknown)
+        errors << "line " << line << ": sent, but no answer came: it may have been stored\n";
+    for (const auto line : in_flight.too_large)
+        errors << "line " << line << ": too large for its topic\n";
+    report.accepted = in_flight.accepted;
+    report.unknown = in_flight.unknown.size();
+    report.refused += in_flight.too_large.size();
+    report.failed = todo.size();
+    report.complete = !gave_up;
+    return report;
+}
+
+}  // namespace tidemark::producer

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "infra/base/clock.h"
+#include "producer/event_publisher.h"
+
+#include <cstdint>
+#include <functional>
+#include <istream>
+#include <ostream>
+
+namespace tidemark::producer {
+
+struct ImportReport {
+    std::uint64_t lines = 0;  ///< that were not blank
+    std::uint64_t accepted = 0;
+    std::uint64_t refused = 0;  ///< no valid event; nothing was sent
+    std::uint64_t failed = 0;   ///< not stored, after retries
+    std::uint64_t unknown = 0;  ///< sent, and no answer: perhaps stored
+    bool complete = false;      ///< the file was read to its end
+    [[nodiscard]] bool clean() const noexcept { return complete && accepted == lines; }
+};
+
+/// Publishes a file of events, one per line, byte for byte, each to its stream's topic under its entity's key. A line
+/// that is no valid event is named with its number and every violation on `errors`, and the others go on. Waits for
+/// room instead of failing while the broker is slow or away, as long as `give_up` (asked while waiting) says no.
+/// Returns when every event has been answered.
+ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const base::Clock& clock,
+                          std::ostream& errors, const std::function<bool(std::chrono::milliseconds)>& give_up);
+
+}  // namespace tidemark::producer

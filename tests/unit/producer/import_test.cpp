@@ -1,0 +1,199 @@
+#include "producer/import.h"
+
+#include "tests/support/fake_clock.h"
+
+#include <doctest/doctest.h>
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+using namespace tidemark;
+using namespace tidemark::producer;
+
+namespace {
+
+// A sink with a broker behind it that answers by itself, on the sink's thread, as the script says.
+class AnsweringSink final : public kafka::RecordSink {
+public:
+    struct Script {
+        std::size_t full_at_first = 0;                      // how many produce calls find no room
+        std::map<std::size_t, kafka::Persistence> answers;  // by order of taking; all others are persisted
+    };
+
+    AnsweringSink(Listener& listener, Script script)
+        : listener_(listener), script_(std::move(script)), thread_([this] { run(); }) {}
+    ~AnsweringSink() override {
+        {
+            const std::lock_guard lock(mutex_);
+            done_ = true;
+        }
+        changed_.notify_all();
+        thread_.join();
+    }
+
+    kafka::Enqueued produce(kafka::TopicIndex topic, std::string_view key, std::string_view value,
+                            std::span<const kafka::Header>, std::uint64_t tag) noexcept override {
+        {
+            const std::lock_guard lock(mutex_);
+            if (refused_++ < script_.full_at_first) return kafka::Enqueued::full;
+            taken_.push_back({topic, std::string(key), std::string(value)});
+            tags_.push_back(tag);
+        }
+        changed_.notify_all();
+        return kafka::Enqueued::ok;
+    }
+    void purge_queued() noexcept override {}
+    [[nodiscard]] bool available() const noexcept override { return true; }
+
+    struct Taken {
+        kafka::TopicIndex topic = 0;
+        std::string key;
+        std::string value;
+    };
+    // The log as it came to be: what was persisted, in order.
+    std::vector<Taken> log() {
+        const std::lock_guard lock(mutex_);
+        return log_;
+    }
+
+private:
+    void run() {
+        std::unique_lock lock(mutex_);
+        while (true) {
+            changed_.wait(lock, [this] { return done_ || answered_ < tags_.size(); });
+            if (answered_ == tags_.size()) return;
+            const auto n = answered_++;
+            const auto scripted = script_.answers.find(n);
+            const auto persistence =
+                scripted == script_.answers.end() ? kafka::Persistence::persisted : scripted->second;
+            if (persistence == kafka::Persistence::persisted) log_.push_back(taken_[n]);
+            const kafka::Delivery delivery{tags_[n], persistence, 0, static_cast<std::int64_t>(n)};
+            lock.unlock();
+            listener_.on_deliveries({&delivery, 1});
+            lock.lock();
+        }
+    }
+
+    Listener& listener_;
+    Script script_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::size_t refused_ = 0;
+    std::vector<Taken> taken_;
+    std::vector<std::uint64_t> tags_;
+    std::vector<Taken> log_;
+    std::size_t answered_ = 0;
+    bool done_ = false;
+    std::thread thread_;
+};
+
+std::string increment(const std::string& key, int value) {
+    return R"({"specversion":"1.0","id":"1","source":"s","type":"tidemark.counter.incremented.v1","time":"2023-01-01T00:00:00Z","data":{"key":")" +
+           key + R"(","value":)" + std::to_string(value) + "}}";
+}
+
+struct Run {
+    ImportReport report;
+    std::string errors;
+    std::vector<AnsweringSink::Taken> log;
+};
+
+Run import_text(
+    const std::string& text, AnsweringSink::Script script = {},
+    const std::function<bool(std::chrono::milliseconds)>& give_up = [](auto) { return false; }) {
+    tests::FakeClock clock;
+    AnsweringSink* sink = nullptr;
+    EventPublisher publisher({}, clock, [&](kafka::RecordSink::Listener& listener) {
+        auto made = std::make_unique<AnsweringSink>(listener, script);
+        sink = made.get();
+        return made;
+    });
+    std::istringstream lines(text);
+    std::ostringstream errors;
+    Run run;
+    run.report = import_lines(lines, publisher, clock, errors, give_up);
+    run.errors = errors.str();
+    run.log = sink->log();
+    return run;
+}
+
+}  // namespace
+
+TEST_CASE("an imported line reaches its stream's topic byte for byte, under its entity's key") {
+    const auto line =
+        R"( {"specversion":"1.0", "id":"7","source":"s","extra":"kept","type":"tidemark.vehicle.state_changed.v1","data":{"id":3,"state":"sold"}} )";
+    const auto run = import_text(std::string(line) + "\n\n" + increment("a", 1));
+    CHECK(run.report.clean());
+    CHECK(run.report.lines == 2);
+    REQUIRE(run.log.size() == 2);
+    CHECK(run.log[0].topic == 1);
+    CHECK(run.log[0].key == "3");
+    CHECK(run.log[0].value == line);
+    CHECK(run.log[1].topic == 0);
+    CHECK(run.log[1].key == "a");
+}
+
+TEST_CASE("a line that is no valid event is named with everything that is wrong, and the others go on") {
+    const auto run =
+        import_text("{broken\n" + increment("", 1) + "\n" + increment("a", 1) + "\n" +
+                    R"({"specversion":"1.0","id":"1","source":"s","type":"tidemark.counter.reset.v1","data":{}})");
+    CHECK(run.report.lines == 4);
+    CHECK(run.report.refused == 3);
+    CHECK(run.report.accepted == 1);
+    CHECK_FALSE(run.report.clean());
+    CHECK(run.errors.find("line 1: ") != std::string::npos);
+    CHECK(run.errors.find("line 2: /data/key") != std::string::npos);
+    CHECK(run.errors.find("line 4: /type") != std::string::npos);
+}
+
+TEST_CASE("an event more than an hour ahead is refused before it is sent") {
+    auto line = increment("a", 1);
+    line.replace(line.find("2023-01-01"), 10, "2033-01-01");
+    const auto run = import_text(line);
+    CHECK(run.report.refused == 1);
+    CHECK(run.log.empty());
+    CHECK(run.errors.find("/time") != std::string::npos);
+}
+
+TEST_CASE("what finds no room or is given back is offered again, in the file's order") {
+    std::string text;
+    for (int n = 0; n < 40; ++n)
+        text += increment("same", n) + "\n";
+    AnsweringSink::Script script;
+    script.full_at_first = 5;
+    for (std::size_t n = 20; n < 40; ++n)
+        script.answers[n] = kafka::Persistence::not_persisted;
+    const auto run = import_text(text, script);
+    CHECK(run.report.clean());
+    REQUIRE(run.log.size() == 40);
+    for (int n = 0; n < 40; ++n)
+        CHECK(run.log[static_cast<std::size_t>(n)].value == increment("same", n));
+}
+
+TEST_CASE("an event that may have been stored is reported as unknown and not sent again") {
+    AnsweringSink::Script script;
+    script.answers[1] = kafka::Persistence::possibly_persisted;
+    const auto run = import_text(increment("a", 1) + "\n" + increment("a", 2) + "\n" + increment("a", 3), script);
+    CHECK(run.report.accepted == 2);
+    CHECK(run.report.unknown == 1);
+    CHECK(run.log.size() == 2);
+    CHECK(run.errors.find("line 2: ") != std::string::npos);
+}
+
+TEST_CASE("an import that gives up names every line that was not stored") {
+    AnsweringSink::Script script;
+    script.full_at_first = 1'000'000;
+    const auto run = import_text(increment("a", 1) + "\n" + increment("b", 2), script, [](auto) { return true; });
+    CHECK(run.report.accepted == 0);
+    CHECK(run.errors.find("line 1: not stored") != std::string::npos);
+    CHECK(run.errors.find("not read beyond line") != std::string::npos);
+    CHECK_FALSE(run.report.complete);
+    CHECK_FALSE(run.report.clean());
+}
