@@ -1,0 +1,402 @@
+#include "consumers/flush.h"
+
+#include "consumers/dedupe.h"
+#include "infra/base/failpoint.h"
+#include "infra/base/log.h"
+#include "infra/kafka/partitioner.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+namespace tidemark::consumers {
+
+namespace {
+
+using schemas::Position;
+
+constexpr pg::Statement kLoadFirstSights{"dedupe_load", R"(
+select d.partition, d.identity, d."offset", (extract(epoch from d.log_time) * 1000000)::bigint, d.data_hash
+from unnest($1::integer[], $2::text[]) as w (partition, identity)
+join dedupe d on d.partition = w.partition and d.identity = w.identity)"};
+
+constexpr pg::Statement kStoreFirstSights{"dedupe_store", R"(
+insert into dedupe (partition, identity, "offset", log_time, data_hash)
+select * from unnest($1::integer[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bytea[])
+on conflict (partition, identity) do update set
+    "offset" = excluded."offset", log_time = excluded.log_time, data_hash = excluded.data_hash)"};
+
+// An hour past the horizon a first sight decides nothing any more. In small bites: a flush stays short.
+constexpr pg::Statement kPruneFirstSights{"dedupe_prune", R"(
+delete from dedupe d using (
+    select e.partition, e.identity
+    from unnest($1::integer[], $2::timestamptz[]) as p (partition, log_time)
+    join dedupe e on e.partition = p.partition and e.log_time < p.log_time - interval '25 hours'
+    limit 1000) old
+where d.partition = old.partition and d.identity = old.identity)"};
+
+constexpr pg::Statement kPark{"dead_letters_park", R"(
+insert into dead_letters (partition, "offset", topic, append_time, key, value, header_names, header_values, reason, detail)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10))"};
+
+constexpr pg::Statement kNotify{"progress_notify", "select pg_notify('tidemark_progress', $1)"};
+
+// Kept in a dead letter's detail; the record itself is kept whole.
+constexpr std::size_t kMaxDetailBytes = 2'000;
+
+// A foreign text may be anything: what Postgres would refuse as text is shown as '?'.
+std::string printable(std::string_view text) {
+    std::string out(text.substr(0, kMaxDetailBytes));
+    if (!schemas::json::is_utf8(out)) {
+        for (auto& byte : out) {
+            if (static_cast<unsigned char>(byte) >= 0x80) byte = '?';
+        }
+    }
+    std::replace(out.begin(), out.end(), '\0', '?');
+    return out;
+}
+
+struct DeadLetter {
+    const kafka::Record* record;
+    Parked parked;
+};
+
+// Steps 2 to 4 of one attempt: everything between the fence and the commit.
+class Attempt {
+public:
+    Attempt(pg::Transaction& tx, const Target& target, const OffsetStore& store, const Batch& batch,
+            const std::map<Position, std::string>& refused, FlushReport& report)
+        : tx_(tx),
+          target_(target),
+          store_(store),
+          batch_(batch),
+          refused_(refused),
+          report_(report),
+          fold_(target.projection->begin()) {}
+
+    void run() {
+        load(wanted_identities());
+        for (const auto& part : batch_.parts)
+            fold_part(part);
+        FAILPOINT("c2_folded");
+        report_.entities = fold_->entities();
+        report_.rows = fold_->write(tx_);
+        park();
+        store_first_sights();
+        store_.tally(tx_, tallies_);
+        FAILPOINT("c5_aggregates");
+    }
+
+private:
+    // Most events carry no identity, and those that do say the attribute's name in plain: one scan tells them apart
+    // without parsing. A name that is spelt with escapes is met while folding, and loaded then.
+    std::vector<Dedupe::Id> wanted_identities() {
+        constexpr std::string_view kAttribute = "\"idempotencykey\"";
+        std::vector<Dedupe::Id> wanted;
+        for (const auto& part : batch_.parts) {
+            for (const auto& record : part.records) {
+                if (!record.value || record.value->find(kAttribute) == std::string_view::npos) continue;
+                const auto event = schemas::read_event(reader_, *record.value);
+                if (event && event->idempotency_key) {
+                    wanted.push_back({record.partition, std::string(*event->idempotency_key)});
+                }
+            }
+        }
+        return wanted;
+    }
+
+    void load(std::vector<Dedupe::Id> ids) {
+        if (ids.empty()) return;
+        pg::Array partitions;
+        pg::Array identities;
+        for (const auto& id : ids) {
+            partitions.add(std::int64_t{id.partition});
+            identities.add(std::string_view(id.identity));
+        }
+        pg::Params params;
+        params.add(std::move(partitions)).add(std::move(identities));
+        const auto rows = tx_.run(kLoadFirstSights, params);
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            dedupe_.loaded({static_cast<std::int32_t>(rows.integer(row, 0)), std::string(rows.text(row, 1))},
+                           {rows.integer(row, 2), rows.instant(row, 3), rows.bytes(row, 4)});
+        }
+        for (auto& id : ids)
+            dedupe_.loaded_none(std::move(id));
+    }
+
+    void fold_part(const Batch::Part& part) {
+        OffsetStore::Tally tally{part.partition, 0, 0, 0, part.gaps, part.log_time};
+        for (const auto& record : part.records) {
+            tally.log_time = std::max(tally.log_time, record.append_time);
+            if (report_.oldest == Timestamp{} || record.append_time < report_.oldest)
+                report_.oldest = record.append_time;
+            bool duplicate = false;
+            if (auto parked = judge(record, tally.log_time, duplicate)) {
+                tally.parked += 1;
+                report_.parked[parked->reason] += 1;
+                parked->detail = printable(parked->detail);
+                dead_.push_back({&record, std::move(*parked)});
+            } else if (duplicate) {
+                tally.duplicates += 1;
+            } else {
+                tally.applied += 1;
+            }
+        }
+        report_.records += part.records.size();
+        report_.applied += tally.applied;
+        report_.duplicates += tally.duplicates;
+        report_.gaps += tally.gaps;
+        report_.log_times[part.partition] = tally.log_time;
+        tallies_.push_back(tally);
+    }
+
+    // Folds the record in, or says why not. A duplicate is neither.
+    std::optional<Parked> judge(const kafka::Record& record, Timestamp log_time, bool& duplicate) {
+        const Position position{record.partition, record.offset};
+        if (const auto refused = refused_.find(position); refused != refused_.end()) {
+            return Parked{reason::kRefusedByDatabase, refused->second};
+        }
+        if (!record.value) return Parked{reason::kTombstone, "the record has no value"};
+        const auto read = schemas::read_event(reader_, *record.value);
+        if (!read) return Parked{reason::kMalformed, describe(read.violations())};
+        const auto& event = *read;
+        if (event.type == schemas::kLogCreated) return judge_identity(event, record);
+        const auto& types = target_.projection->stream().types;
+        if (std::find(types.begin(), types.end(), event.type) == types.end()) {
+            return Parked{reason::kUnknownType, "type " + std::string(event.type)};
+        }
+        const LoggedEvent logged{event, position, event.time.value_or(record.append_time), log_time};
+        std::string_view entity;
+        if (auto parked = fold_->read(logged, entity)) return parked;
+        if (!record.key || *record.key != entity) {
+            return Parked{reason::kKeyMismatch, record.key
+                                                    ? "the record's key is " + std::string(*record.key) +
+                                                          ", the entity " + std::string(entity)
+                                                    : "the record has no key, the entity is " + std::string(entity)};
+        }
+        const bool at_home = kafka::murmur2_partition(*record.key, target_.partitions) == record.partition;
+        if (!at_home && (event.idempotency_key || target_.projection->needs_home_partition())) {
+            return Parked{reason::kWrongPartition,
+                          "its key belongs to partition " +
+                              std::to_string(kafka::murmur2_partition(*record.key, target_.partitions))};
+        }
+        if (logged.occurred_at - record.append_time > schemas::kMaxAhead) {
+            return Parked{reason::kFromTheFuture, "its time is " + schemas::format_instant(logged.occurred_at) +
+                                                      ", it was appended at " +
+                                                      schemas::format_instant(record.append_time)};
+        }
+        if (event.idempotency_key) {
+            Dedupe::Id id{record.partition, std::string(*event.idempotency_key)};
+            if (!dedupe_.knows(id)) load({id});
+            auto hash = schemas::data_hash(event.data);
+            switch (dedupe_.decide(id, log_time, hash)) {
+                case Dedupe::Verdict::duplicate:
+                    duplicate = true;
+                    return std::nullopt;
+                case Dedupe::Verdict::conflict:
+                    return Parked{reason::kIdempotencyConflict, "an earlier event of this identity has other data"};
+                case Dedupe::Verdict::first:
+                    dedupe_.applied(id, {record.offset, log_time, std::move(hash)});
+                    break;
+            }
+        }
+        fold_->keep();
+        return std::nullopt;
+    }
+
+    // The log's own first record. Anywhere else, or of another log, it is a stranger's.
+    std::optional<Parked> judge_identity(const schemas::Event& event, const kafka::Record& record) const {
+        const auto uuid = event.data ? event.data.find("uuid") : schemas::json::Value{};
+        if (record.offset == 0 && uuid && uuid.text() == target_.log_uuid) return std::nullopt;
+        return Parked{reason::kUnexpectedIdentity, "a log.created that is not the first record of this log"};
+    }
+
+    void park() {
+        for (const auto& [record, parked] : dead_) {
+            pg::Array names;
+            pg::Array values;
+            for (const auto& header : record->headers()) {
+                names.add_bytes(header.name);
+                values.add_bytes(header.value);
+            }
+            pg::Params params;
+            params.add(record->partition).add(record->offset).add(target_.topic).add(record->append_time);
+            if (record->key)
+                params.add_bytes(*record->key);
+            else
+                params.add_null();
+            if (record->value)
+                params.add_bytes(*record->value);
+            else
+                params.add_null();
+            params.add(std::move(names)).add(std::move(values)).add(parked.reason).add(parked.detail);
+            tx_.run(kPark, params);
+        }
+    }
+
+    void store_first_sights() {
+        const auto rows = dedupe_.to_store();
+        if (rows.empty()) return;
+        pg::Array partitions;
+        pg::Array identities;
+        pg::Array offsets;
+        pg::Array log_times;
+        pg::Array hashes;
+        for (const auto& [id, first] : rows) {
+            partitions.add(std::int64_t{id->partition});
+            identities.add(std::string_view(id->identity));
+            offsets.add(first->offset);
+            log_times.add(first->log_time);
+            hashes.add_bytes(first->data_hash);
+        }
+        pg::Params params;
+        params.add(std::move(partitions)).add(std::move(identities)).add(std::move(offsets));
+        params.add(std::move(log_times)).add(std::move(hashes));
+        tx_.run(kStoreFirstSights, params);
+        pg::Array pruned;
+        pg::Array until;
+        for (const auto& tally : tallies_) {
+            pruned.add(std::int64_t{tally.partition});
+            until.add(tally.log_time);
+        }
+        pg::Params prune;
+        prune.add(std::move(pruned)).add(std::move(until));
+        tx_.run(kPruneFirstSights, prune);
+    }
+
+    pg::Transaction& tx_;
+    const Target& target_;
+    const OffsetStore& store_;
+    const Batch& batch_;
+    const std::map<Position, std::string>& refused_;
+    FlushReport& report_;
+    std::unique_ptr<Fold> fold_;
+    schemas::json::Reader reader_;
+    Dedupe dedupe_;
+    std::vector<DeadLetter> dead_;
+    std::vector<OffsetStore::Tally> tallies_;
+};
+
+// One whole transaction. Throws pg::Error; `commit_began` tells an error of the commit from an earlier one.
+FlushReport attempt(pg::Connection& connection, const Target& target, const OffsetStore& store, const Batch& batch,
+                    const std::map<Position, std::string>& refused, bool probe_only) {
+    FlushReport report;
+    FAILPOINT("c3_begin");
+    auto tx = connection.begin();
+    if (!store.advance(tx, batch)) {
+        report.outcome = Flushed::fenced;
+        report.error = "the offset rows are another consumer's";
+        return report;
+    }
+    FAILPOINT("c4_fenced");
+    Attempt(tx, target, store, batch, refused, report).run();
+    if (probe_only) return report;  // rolled back: it was only to see whether the database takes the values
+    if (report.records > 0) {
+        pg::Params channel;
+        channel.add(target.projection->stream().name);
+        tx.run(kNotify, channel);
+    }
+    FAILPOINT("c6_commit");
+    tx.commit();
+    FAILPOINT("c7_committed");
+    report.outcome = Flushed::committed;
+    return report;
+}
+
+// The batch with only its records [from, to), counted over all parts in order.
+Batch slice(const Batch& batch, std::size_t from, std::size_t to) {
+    Batch sliced;
+    std::size_t begin = 0;
+    for (const auto& part : batch.parts) {
+        const auto end = begin + part.records.size();
+        const auto first = std::clamp(from, begin, end);
+        const auto last = std::clamp(to, begin, end);
+        sliced.parts.push_back(part);
+        sliced.parts.back().records = part.records.subspan(first - begin, last - first);
+        begin = end;
+    }
+    return sliced;
+}
+
+const kafka::Record& record_at(const Batch& batch, std::size_t index) {
+    auto part = batch.parts.begin();
+    for (; index >= part->records.size(); ++part)
+        index -= part->records.size();
+    return part->records[index];
+}
+
+// Finds one record whose values the database refuses: halves the batch until one is left. Nullopt when no single record
+// is to blame.
+std::optional<Position> locate(pg::Connection& connection, const Target& target, const OffsetStore& store,
+                               const Batch& batch, const std::map<Position, std::string>& refused) {
+    const auto is_refused = [&](std::size_t from, std::size_t to) {
+        try {
+            attempt(connection, target, store, slice(batch, from, to), refused, true);
+            return false;
+        } catch (const pg::Error& error) {
+            if (error.failure() != pg::Failure::data) throw;
+            return true;
+        }
+    };
+    std::size_t from = 0;
+    std::size_t to = batch.records();
+    while (to - from > 1) {
+        const auto middle = from + (to - from) / 2;
+        if (is_refused(from, middle)) {
+            to = middle;
+        } else if (is_refused(middle, to)) {
+            from = middle;
+        } else {
+            return std::nullopt;
+        }
+    }
+    if (from == to || !is_refused(from, to)) return std::nullopt;
+    const auto& bad = record_at(batch, from);
+    return Position{bad.partition, bad.offset};
+}
+
+}  // namespace
+
+FlushReport flush(pg::Connection& connection, const Target& target, const OffsetStore& store, const Batch& batch) {
+    std::map<Position, std::string> refused;
+    while (true) {
+        try {
+            return attempt(connection, target, store, batch, refused, false);
+        } catch (const pg::Error& error) {
+            FlushReport report;
+            report.error = error.what();
+            report.connection_lost = connection.is_broken();
+            switch (error.failure()) {
+                case pg::Failure::in_doubt:
+                    report.outcome = Flushed::in_doubt;
+                    return report;
+                case pg::Failure::connection_lost:
+                case pg::Failure::retryable:
+                case pg::Failure::schema_changed:
+                    return report;
+                case pg::Failure::bug:
+                    throw;
+                case pg::Failure::data:
+                    break;
+            }
+            std::optional<Position> bad;
+            try {
+                bad = locate(connection, target, store, batch, refused);
+            } catch (const pg::Error& while_locating) {
+                if (while_locating.failure() == pg::Failure::bug) throw;
+                report.error = while_locating.what();
+                report.connection_lost = connection.is_broken();
+                return report;
+            }
+            if (!bad)
+                throw;  // the batch as a whole is refused though none of its records is: not a poison record but a bug
+            base::log::warn("record_refused_by_database", {{"topic", target.topic},
+                                                           {"partition", bad->partition},
+                                                           {"offset", bad->offset},
+                                                           {"sqlstate", error.sqlstate()}});
+            refused[*bad] = error.what();
+        }
+    }
+}
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,43 @@
+#pragma once
+
+#include "consumers/stream_processor.h"
+#include "infra/base/clock.h"
+#include "infra/base/stop.h"
+
+#include <chrono>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace tidemark::consumers {
+
+/// Asks the broker where each stream's log ends and tells the processors, on a thread of its own: what lets them say up
+/// to which instant their tables are complete. An answer that does not come is logged and simply moves nothing.
+class LogWatch {
+public:
+    struct Options {
+        std::string brokers;
+        std::map<std::string, std::string> kafka_properties;
+        std::chrono::milliseconds interval{500};
+        /// How far this machine's clock may be ahead of the broker's: taken off every instant that is promised.
+        std::chrono::milliseconds clock_skew{200};
+    };
+
+    /// The processors must outlive it.
+    LogWatch(Options options, std::vector<StreamProcessor*> processors, const base::Clock& clock);
+    ~LogWatch();
+    LogWatch(const LogWatch&) = delete;
+    LogWatch& operator=(const LogWatch&) = delete;
+
+private:
+    void run();
+
+    Options options_;
+    std::vector<StreamProcessor*> processors_;
+    const base::Clock& clock_;
+    base::Stop stop_;
+    std::thread thread_;
+};
+
+}  // namespace tidemark::consumers

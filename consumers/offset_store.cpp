@@ -1,0 +1,163 @@
+#include "consumers/offset_store.h"
+
+#include "infra/base/log.h"
+
+#include <stdexcept>
+#include <utility>
+
+namespace tidemark::consumers {
+
+namespace {
+
+constexpr pg::Statement kClaim{"offsets_claim", R"(
+update offsets set
+    epoch = epoch + 1,
+    owner = $3,
+    backend_pid = pg_backend_pid(),
+    backend_start = (select a.backend_start from pg_stat_activity a where a.pid = pg_backend_pid())
+where generation = $1 and partition = any($2::integer[])
+returning partition, next_offset, epoch, (extract(epoch from log_time) * 1000000)::bigint)"};
+
+// A session is named by pid and start: a pid alone may have been given to somebody else since.
+constexpr pg::Statement kTerminatePrevious{"offsets_terminate_previous", R"(
+select a.pid, pg_terminate_backend(a.pid)
+from offsets o
+join pg_stat_activity a on a.pid = o.backend_pid and a.backend_start = o.backend_start
+where o.generation = $1 and o.partition = any($2::integer[]) and a.pid <> pg_backend_pid()
+group by a.pid)"};
+
+constexpr pg::Statement kAnnounce{"offsets_announce", R"(
+update offsets o set
+    backend_pid = pg_backend_pid(),
+    backend_start = (select a.backend_start from pg_stat_activity a where a.pid = pg_backend_pid())
+from unnest($2::integer[], $3::bigint[]) as c (partition, epoch)
+where o.generation = $1 and o.partition = c.partition and o.epoch = c.epoch)"};
+
+constexpr pg::Statement kRead{"offsets_read", R"(
+select partition, next_offset, epoch, (extract(epoch from log_time) * 1000000)::bigint
+from offsets where generation = $1 and partition = any($2::integer[]))"};
+
+constexpr pg::Statement kAdvance{"offsets_advance", R"(
+update offsets o set
+    next_offset = b.next_offset,
+    as_of = greatest(o.as_of, b.as_of)
+from unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[])
+     as b (partition, epoch, from_offset, next_offset, as_of)
+where o.generation = $1 and o.partition = b.partition and o.epoch = b.epoch and o.next_offset = b.from_offset)"};
+
+constexpr pg::Statement kTally{"offsets_tally", R"(
+update offsets o set
+    applied = o.applied + b.applied,
+    duplicates = o.duplicates + b.duplicates,
+    parked = o.parked + b.parked,
+    gaps = o.gaps + b.gaps,
+    log_time = b.log_time
+from unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
+     as b (partition, applied, duplicates, parked, gaps, log_time)
+where o.generation = $1 and o.partition = b.partition)"};
+
+pg::Array array_of(std::span<const std::int32_t> partitions) {
+    pg::Array array;
+    for (const auto partition : partitions)
+        array.add(std::int64_t{partition});
+    return array;
+}
+
+std::vector<Claim> claims_of(const pg::Rows& rows) {
+    std::vector<Claim> claims;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        claims.push_back({static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1), rows.integer(row, 2),
+                          rows.instant(row, 3)});
+    }
+    return claims;
+}
+
+}  // namespace
+
+std::vector<Claim> OffsetStore::claim(pg::Connection& connection, std::span<const std::int32_t> partitions) const {
+    pg::Params params;
+    params.add(std::int64_t{generation_}).add(array_of(partitions)).add(owner_);
+    std::vector<Claim> claims;
+    try {
+        claims = claims_of(connection.run(kClaim, params));
+    } catch (const pg::Error& error) {
+        constexpr auto kLockNotAvailable = "55P03";
+        if (error.sqlstate() != kLockNotAvailable) throw;
+        pg::Params previous;
+        previous.add(std::int64_t{generation_}).add(array_of(partitions));
+        const auto ended = connection.run(kTerminatePrevious, previous);
+        base::log::warn("previous_owner_terminated", {{"sessions", ended.size()}, {"owner", owner_}});
+        claims = claims_of(connection.run(kClaim, params));
+    }
+    if (claims.size() != partitions.size()) {
+        throw std::runtime_error(
+            "the topic has partitions that have no offset row: it was given more partitions than "
+            "`tidemark-consumer migrate` set up. Their number is part of the log's identity: move to a new topic "
+            "by export and import instead");
+    }
+    return claims;
+}
+
+bool OffsetStore::announce(pg::Connection& connection, std::span<const Claim> claims) const {
+    pg::Array partitions;
+    pg::Array epochs;
+    for (const auto& claim : claims) {
+        partitions.add(std::int64_t{claim.partition});
+        epochs.add(claim.epoch);
+    }
+    pg::Params params;
+    params.add(std::int64_t{generation_}).add(std::move(partitions)).add(std::move(epochs));
+    return connection.run(kAnnounce, params).affected() == claims.size();
+}
+
+std::vector<Claim> OffsetStore::read(pg::Connection& connection, std::span<const std::int32_t> partitions) const {
+    pg::Params params;
+    params.add(std::int64_t{generation_}).add(array_of(partitions));
+    return claims_of(connection.run(kRead, params));
+}
+
+bool OffsetStore::advance(pg::Transaction& tx, const Batch& batch) const {
+    pg::Array partitions;
+    pg::Array epochs;
+    pg::Array froms;
+    pg::Array nexts;
+    pg::Array as_ofs;
+    for (const auto& part : batch.parts) {
+        partitions.add(std::int64_t{part.partition});
+        epochs.add(part.epoch);
+        froms.add(part.from);
+        nexts.add(part.next);
+        if (part.as_of) {
+            as_ofs.add(*part.as_of);
+        } else {
+            as_ofs.add_null();
+        }
+    }
+    pg::Params params;
+    params.add(std::int64_t{generation_}).add(std::move(partitions)).add(std::move(epochs));
+    params.add(std::move(froms)).add(std::move(nexts)).add(std::move(as_ofs));
+    return tx.run(kAdvance, params).affected() == batch.parts.size();
+}
+
+void OffsetStore::tally(pg::Transaction& tx, std::span<const Tally> tallies) const {
+    pg::Array partitions;
+    pg::Array applied;
+    pg::Array duplicates;
+    pg::Array parked;
+    pg::Array gaps;
+    pg::Array log_times;
+    for (const auto& one : tallies) {
+        partitions.add(std::int64_t{one.partition});
+        applied.add(one.applied);
+        duplicates.add(one.duplicates);
+        parked.add(one.parked);
+        gaps.add(one.gaps);
+        log_times.add(one.log_time);
+    }
+    pg::Params params;
+    params.add(std::int64_t{generation_}).add(std::move(partitions)).add(std::move(applied)).add(std::move(duplicates));
+    params.add(std::move(parked)).add(std::move(gaps)).add(std::move(log_times));
+    tx.run(kTally, params);
+}
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,43 @@
+#pragma once
+
+#include "consumers/stream_processor.h"
+#include "infra/base/clock.h"
+#include "infra/base/stop.h"
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace tidemark::consumers {
+
+/// This instance's line to everybody else, on a thread and a connection of its own: says in tidemark.consumers what it
+/// folds, and hears readers who ask for an early flush. Nothing depends on it for correctness: while the database is
+/// away it retries.
+class Presence {
+public:
+    struct Options {
+        std::string dsn;
+        std::string instance;
+        std::chrono::milliseconds heartbeat{2'000};
+    };
+
+    /// The processors must outlive it. The destructor takes the instance off the list.
+    Presence(Options options, std::vector<StreamProcessor*> processors, const base::Clock& clock);
+    ~Presence();
+    Presence(const Presence&) = delete;
+    Presence& operator=(const Presence&) = delete;
+
+private:
+    void run();
+    void serve(pg::Connection& connection);
+
+    Options options_;
+    std::vector<StreamProcessor*> processors_;
+    const base::Clock& clock_;
+    base::Timestamp started_at_;
+    base::Stop stop_;
+    std::thread thread_;
+};
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,79 @@
+#pragma once
+
+#include "infra/postgres/connection.h"
+#include "schemas/catalogue.h"
+#include "schemas/event.h"
+#include "schemas/position.h"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace tidemark::consumers {
+
+/// Why a record became a dead letter. Reasons are API: stable, never reworded.
+namespace reason {
+inline constexpr std::string_view kTombstone = "tombstone";             ///< no value
+inline constexpr std::string_view kMalformed = "malformed";             ///< not an event at all
+inline constexpr std::string_view kUnknownType = "unknown_type";        ///< an event, but none of this stream's
+inline constexpr std::string_view kInvalidData = "invalid_data";        ///< `data` breaks the type's schema
+inline constexpr std::string_view kKeyMismatch = "key_mismatch";        ///< the record's key is not the entity
+inline constexpr std::string_view kWrongPartition = "wrong_partition";  ///< not where its key belongs
+inline constexpr std::string_view kFromTheFuture =
+    "from_the_future";  ///< its time is over an hour past its append time
+inline constexpr std::string_view kIdempotencyConflict =
+    "idempotency_conflict";  ///< same identity, other data; the first won
+inline constexpr std::string_view kUnexpectedIdentity =
+    "unexpected_identity";  ///< a log.created that is not this log's first record
+inline constexpr std::string_view kRefusedByDatabase = "refused_by_database";  ///< its values were refused on writing
+}  // namespace reason
+
+struct Parked {
+    std::string_view reason;
+    std::string detail;
+};
+
+/// One event with what the log knows of it. Views are valid during the call that gets it.
+struct LoggedEvent {
+    const schemas::Event& event;
+    schemas::Position position;
+    schemas::Timestamp occurred_at;  ///< the event's time, or its append time when it has none
+    schemas::Timestamp log_time;     ///< running maximum of append times up to here
+};
+
+/// One flush's worth of one stream, folded in memory and then written once. Made by the projection, used by one thread,
+/// thrown away after the flush, whatever became of it.
+class Fold {
+public:
+    virtual ~Fold() = default;
+    /// Decodes the event's data; nothing is folded yet. Returns why it cannot be, or sets `entity` to what the record's
+    /// key has to be (valid until the next call).
+    virtual std::optional<Parked> read(const LoggedEvent& event, std::string_view& entity) = 0;
+    /// Folds in the event read last.
+    virtual void keep() = 0;
+    /// Writes what was kept, one sorted statement per table; returns the number of rows. Throws pg::Error.
+    virtual std::size_t write(pg::Transaction& tx) = 0;
+    /// Distinct entities kept so far.
+    [[nodiscard]] virtual std::size_t entities() const noexcept = 0;
+};
+
+/// How a stream's log becomes tables: a deterministic function of the log's prefix. No wall clock, no randomness, no
+/// I/O but the given transaction; neither the cut of batches nor the interleaving of partitions may show. Stateless and
+/// shared by threads. Adding a stream means one of these and a line in projections.cpp.
+class Projection {
+public:
+    virtual ~Projection() = default;
+    [[nodiscard]] virtual const schemas::Stream& stream() const noexcept = 0;
+    /// Version and every setting that changes the fold. A consumer writes only generations of its own fingerprint.
+    [[nodiscard]] virtual std::string fingerprint() const = 0;
+    /// Name of the schemas/sql file with its tables.
+    [[nodiscard]] virtual std::string_view sql() const noexcept = 0;
+    /// Whether an event is only valid in the partition of its key, because its order matters. Deduplicated ones always
+    /// are.
+    [[nodiscard]] virtual bool needs_home_partition() const noexcept = 0;
+    [[nodiscard]] virtual std::unique_ptr<Fold> begin() const = 0;
+};
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,67 @@
+#pragma once
+
+#include "infra/kafka/record.h"
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+namespace tidemark::consumers {
+
+/// When what is buffered has to be written.
+struct FlushLimits {
+    std::chrono::milliseconds interval{1'000};  ///< from the first record buffered
+    std::chrono::milliseconds longest{3'000};   ///< what slow flushes may stretch the interval to: together with the
+                                                ///< takeover of a dead owner it stays below ten seconds
+    std::size_t records = 100'000;
+    std::size_t bytes = 32 * 1024 * 1024;
+    std::chrono::milliseconds early{50};  ///< least distance of two flushes that readers asked for
+};
+
+/// The records of the partitions that this consumer owns, between being polled and being committed. Takes rising
+/// offsets, counts the gaps between them (transaction markers, compaction), and keeps everything until `committed` or
+/// `clear`, so a flush that failed is simply done again. Values in, decisions out: no I/O, no clock. One thread.
+class RecordBuffer {
+public:
+    using Instant = std::chrono::steady_clock::time_point;
+
+    struct Part {
+        std::int64_t from = 0;  ///< next_offset that the tables have
+        std::int64_t next = 0;  ///< next_offset once `records` and `gaps` are written
+        std::int64_t gaps = 0;  ///< offsets in [from, next) that hold no record
+        std::vector<kafka::Record> records;
+    };
+
+    /// Forgets everything and expects these partitions to go on from these offsets.
+    void reset(std::span<const kafka::Start> starts);
+    void clear() { reset({}); }
+
+    enum class Push : std::uint8_t { kept, stale, foreign };
+    /// `stale`: below what is expected, already here; `foreign`: of a partition that was not reset. Neither is kept.
+    Push push(kafka::Record record, Instant now);
+    /// Everything below `offset` has come: the rest up to there is a gap. Ignored when stale or foreign.
+    void reached(std::int32_t partition, std::int64_t offset, Instant now);
+
+    /// The tables now stand at these offsets: drops what is below. Later records stay.
+    void committed(std::span<const kafka::Start> next, Instant now);
+
+    [[nodiscard]] const std::map<std::int32_t, Part>& parts() const noexcept { return parts_; }
+    [[nodiscard]] std::size_t records() const noexcept { return records_; }
+    [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+    [[nodiscard]] bool empty() const noexcept { return !first_; }
+    /// When the oldest thing not yet committed came; no value when empty.
+    [[nodiscard]] std::optional<Instant> first() const noexcept { return first_; }
+    [[nodiscard]] bool full(const FlushLimits& limits) const noexcept {
+        return records_ >= limits.records || bytes_ >= limits.bytes;
+    }
+
+private:
+    std::map<std::int32_t, Part> parts_;
+    std::size_t records_ = 0;
+    std::size_t bytes_ = 0;
+    std::optional<Instant> first_;
+};
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,128 @@
+#include "consumers/status.h"
+
+#include "consumers/generation.h"
+#include "consumers/projections.h"
+#include "infra/base/clock.h"
+#include "infra/kafka/admin.h"
+#include "schemas/instant.h"
+#include "schemas/json.h"
+
+#include <cmath>
+#include <iomanip>
+#include <optional>
+#include <sstream>
+#include <vector>
+
+namespace tidemark::consumers {
+
+namespace {
+
+constexpr pg::Statement kPartitions{"status_partitions", R"(
+select o.partition, o.next_offset, coalesce(o.owner, ''),
+       coalesce((extract(epoch from o.as_of) * 1000000)::bigint, 0),
+       (select count(*) from dead_letters d where d.partition = o.partition and d.status = 'open')::bigint,
+       exists (select 1 from tidemark.consumers c
+               where c.instance = o.owner and c.stream = $1 and o.partition = any(c.partitions)
+                 and c.heartbeat_at > now() - interval '10 seconds')
+from offsets o order by o.partition)"};
+
+struct Line {
+    std::string stream;
+    int generation = 0;
+    std::int32_t partition = 0;
+    std::int64_t next_offset = 0;
+    std::int64_t end = 0;
+    std::string owner;                  // empty: nobody folds it now
+    std::optional<double> lag_seconds;  // of the as-of instant; none: never known
+    std::int64_t dead_letters = 0;
+};
+
+std::vector<Line> gather(const StatusOptions& options) {
+    pg::SessionOptions session;
+    session.application_name = "tidemark-consumer status";
+    pg::Connection registry(options.dsn, session);
+    kafka::Admin admin(options.brokers, options.kafka_properties);
+    std::vector<Line> lines;
+    for (const auto* projection : projections()) {
+        const auto live = find_live(registry, *projection);
+        if (!live)
+            throw Refused("stream " + std::string(projection->stream().name) +
+                          " has no tables: run `tidemark-consumer migrate`");
+        session.search_path = pg::quote_identifier(live->target.schema);
+        pg::Connection tables(options.dsn, session);
+        pg::Params params;
+        params.add(projection->stream().name);
+        const auto rows = tables.run(kPartitions, params);
+        const auto ends = admin.end_offsets(live->target.topic, live->target.partitions);
+        const auto now = base::SystemClock().now();
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            Line line;
+            line.stream = projection->stream().name;
+            line.generation = live->target.generation;
+            line.partition = static_cast<std::int32_t>(rows.integer(row, 0));
+            line.next_offset = rows.integer(row, 1);
+            line.end = ends.at(static_cast<std::size_t>(line.partition));
+            if (rows.boolean(row, 5)) line.owner = rows.text(row, 2);
+            if (rows.integer(row, 3) != 0)
+                line.lag_seconds = std::chrono::duration<double>(now - rows.instant(row, 3)).count();
+            line.dead_letters = rows.integer(row, 4);
+            lines.push_back(std::move(line));
+        }
+    }
+    return lines;
+}
+
+std::string rounded(double seconds) {
+    std::ostringstream text;
+    text << std::fixed << std::setprecision(1) << std::max(0.0, seconds);
+    return text.str();
+}
+
+void write_table(const std::vector<Line>& lines, std::ostream& out) {
+    out << std::left << std::setw(12) << "STREAM" << std::right << std::setw(5) << "GEN" << std::setw(11) << "PARTITION"
+        << std::setw(14) << "NEXT OFFSET" << std::setw(14) << "LOG END" << std::setw(10) << "BEHIND" << std::setw(9)
+        << "LAG S" << std::setw(14) << "DEAD LETTERS"
+        << "  OWNER\n";
+    for (const auto& line : lines) {
+        out << std::left << std::setw(12) << line.stream << std::right << std::setw(5) << line.generation
+            << std::setw(11) << line.partition << std::setw(14) << line.next_offset << std::setw(14) << line.end
+            << std::setw(10) << line.end - line.next_offset << std::setw(9)
+            << (line.lag_seconds ? rounded(*line.lag_seconds) : "-") << std::setw(14) << line.dead_letters << "  "
+            << (line.owner.empty() ? "(nobody)" : line.owner) << '\n';
+    }
+}
+
+void write_json(const std::vector<Line>& lines, std::ostream& out) {
+    std::string json = "{\"partitions\":[";
+    for (const auto& line : lines) {
+        if (json.back() != '[') json += ',';
+        json += "{\"stream\":";
+        schemas::json::append_string(json, line.stream);
+        json += ",\"generation\":" + std::to_string(line.generation) +
+                ",\"partition\":" + std::to_string(line.partition) +
+                ",\"nextOffset\":" + std::to_string(line.next_offset) + ",\"logEnd\":" + std::to_string(line.end) +
+                ",\"lagSeconds\":" + (line.lag_seconds ? rounded(*line.lag_seconds) : "null") +
+                ",\"deadLetters\":" + std::to_string(line.dead_letters) + ",\"owner\":";
+        if (line.owner.empty()) {
+            json += "null";
+        } else {
+            schemas::json::append_string(json, line.owner);
+        }
+        json += '}';
+    }
+    out << json << "]}\n";
+}
+
+}  // namespace
+
+bool write_status(const StatusOptions& options, std::ostream& out) {
+    const auto lines = gather(options);
+    if (options.json) {
+        write_json(lines, out);
+    } else {
+        write_table(lines, out);
+    }
+    return std::all_of(lines.begin(), lines.end(), [](const Line& line) { return line.next_offset >= line.end; });
+}
+
+}  // namespace tidemark::consumers

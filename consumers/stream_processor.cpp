@@ -1,0 +1,344 @@
+#include "consumers/stream_processor.h"
+
+#include "infra/base/failpoint.h"
+#include "infra/base/log.h"
+#include "infra/kafka/error.h"
+
+#include <string_view>
+#include <utility>
+
+namespace tidemark::consumers {
+
+namespace log = base::log;
+using std::chrono::milliseconds;
+
+namespace {
+
+double seconds(std::chrono::nanoseconds duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
+constexpr std::string_view kAllReasons[] = {
+    reason::kTombstone,          reason::kMalformed,        reason::kUnknownType,   reason::kInvalidData,
+    reason::kKeyMismatch,        reason::kWrongPartition,   reason::kFromTheFuture, reason::kIdempotencyConflict,
+    reason::kUnexpectedIdentity, reason::kRefusedByDatabase};
+
+}  // namespace
+
+struct StreamProcessor::Instruments {
+    Instruments(base::Metrics& metrics, const std::string& stream)
+        : flush_seconds(metrics.histogram("tidemark_flush_duration_seconds",
+                                          "One flush, from BEGIN to the answer of COMMIT.", {{"stream", stream}})),
+          append_to_commit(metrics.histogram("tidemark_append_to_commit_seconds",
+                                             "Age of the oldest record of a flush, from its append to the commit.",
+                                             {{"stream", stream}},
+                                             {0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60})),
+          rows(
+              metrics.counter("tidemark_flush_rows_total", "Rows of projection tables written.", {{"stream", stream}})),
+          applied(metrics.counter("tidemark_records_total", "Records committed, by what became of them.",
+                                  {{"stream", stream}, {"verdict", "applied"}})),
+          duplicates(metrics.counter("tidemark_records_total", "Records committed, by what became of them.",
+                                     {{"stream", stream}, {"verdict", "duplicate"}})),
+          gaps(metrics.counter("tidemark_offset_gaps_total", "Offsets without a record.", {{"stream", stream}})),
+          lag(metrics.gauge("tidemark_stream_lag_seconds",
+                            "Age of the newest instant up to which everything is in the tables.",
+                            {{"stream", stream}})),
+          buffered_records(metrics.gauge("tidemark_buffered_records", "Records polled and not yet committed.",
+                                         {{"stream", stream}})),
+          buffered_bytes(
+              metrics.gauge("tidemark_buffered_bytes", "Bytes polled and not yet committed.", {{"stream", stream}})),
+          partitions(metrics.gauge("tidemark_partitions_owned", "Partitions that this instance folds.",
+                                   {{"stream", stream}})) {
+        const auto state = [&](const char* name, const char* help, const char* label,
+                               const char* value) -> base::Metrics::Counter* {
+            return &metrics.counter(name, help, {{"stream", stream}, {label, value}});
+        };
+        constexpr auto kFlushes = "tidemark_flushes_total";
+        constexpr auto kFlushesHelp =
+            "Flushes, by how they ended; in_doubt ones are counted again as what they turned out to be.";
+        committed = state(kFlushes, kFlushesHelp, "outcome", "committed");
+        fenced = state(kFlushes, kFlushesHelp, "outcome", "fenced");
+        failed = state(kFlushes, kFlushesHelp, "outcome", "failed");
+        in_doubt = state(kFlushes, kFlushesHelp, "outcome", "in_doubt");
+        constexpr auto kRebalances = "tidemark_rebalances_total";
+        constexpr auto kRebalancesHelp = "What the group said: assigned, revoked, or lost without asking.";
+        assigned = state(kRebalances, kRebalancesHelp, "kind", "assigned");
+        revoked = state(kRebalances, kRebalancesHelp, "kind", "revoked");
+        lost = state(kRebalances, kRebalancesHelp, "kind", "lost");
+        for (const auto reason : kAllReasons) {
+            dead_letters[reason] = &metrics.counter("tidemark_dead_letters_total", "Records parked, by reason.",
+                                                    {{"stream", stream}, {"reason", std::string(reason)}});
+        }
+    }
+
+    base::Metrics::Histogram& flush_seconds;
+    base::Metrics::Histogram& append_to_commit;
+    base::Metrics::Counter& rows;
+    base::Metrics::Counter& applied;
+    base::Metrics::Counter& duplicates;
+    base::Metrics::Counter& gaps;
+    base::Metrics::Gauge& lag;
+    base::Metrics::Gauge& buffered_records;
+    base::Metrics::Gauge& buffered_bytes;
+    base::Metrics::Gauge& partitions;
+    base::Metrics::Counter* committed = nullptr;
+    base::Metrics::Counter* fenced = nullptr;
+    base::Metrics::Counter* failed = nullptr;
+    base::Metrics::Counter* in_doubt = nullptr;
+    base::Metrics::Counter* assigned = nullptr;
+    base::Metrics::Counter* revoked = nullptr;
+    base::Metrics::Counter* lost = nullptr;
+    std::map<std::string_view, base::Metrics::Counter*> dead_letters;
+};
+
+StreamProcessor::StreamProcessor(ProcessorOptions options, Target target, kafka::RecordSource& source,
+                                 CheckLog check_log, const base::Clock& clock, base::Metrics& metrics)
+    : options_(std::move(options)),
+      target_(std::move(target)),
+      source_(source),
+      check_log_(std::move(check_log)),
+      clock_(clock),
+      instruments_(std::make_unique<Instruments>(metrics, std::string(target_.projection->stream().name))),
+      store_(target_.generation, options_.owner),
+      state_(options_.state) {}
+
+StreamProcessor::~StreamProcessor() = default;
+
+void StreamProcessor::run() {
+    std::optional<StreamState::Instant> stopping_since;
+    while (true) {
+        const auto now = clock_.steady();
+        take_news(now);
+        if (stop_ && !stopping_since) {
+            stopping_since = now;
+            state_.stop();
+        }
+        if (stopping_since && now - *stopping_since > options_.drain) {
+            log::error("drain_abandoned", {{"stream", target_.projection->stream().name},
+                                           {"buffered_records", state_.buffer().records()},
+                                           {"hint", "nothing is lost: the next owner reads them from the log again"}});
+            return;
+        }
+        const auto step = state_.next(now);
+        if (const bool pause = state_.paused(now); pause != paused_) {
+            if (pause) {
+                source_.pause();
+            } else {
+                source_.resume();
+            }
+            paused_ = pause;
+        }
+        switch (step.what) {
+            case StreamState::Do::poll:
+                poll(step.timeout);
+                break;
+            case StreamState::Do::claim:
+                claim();
+                break;
+            case StreamState::Do::flush:
+                flush_batch();
+                break;
+            case StreamState::Do::resolve:
+                resolve();
+                break;
+            case StreamState::Do::unassign:
+                FAILPOINT("c8_rebalance");
+                source_.unassign();
+                state_.unassigned();
+                break;
+            case StreamState::Do::finished:
+                publish_status();
+                return;
+        }
+        publish_status();
+    }
+}
+
+void StreamProcessor::take_news(StreamState::Instant now) {
+    if (wanted_.exchange(false)) state_.wanted(now);
+    std::vector<LogEnd> news;
+    {
+        const std::lock_guard lock(mutex_);
+        news.swap(news_);
+    }
+    for (const auto& end : news)
+        state_.log_end(end.asked, end.ends);
+}
+
+void StreamProcessor::log_end(Timestamp asked, std::vector<std::int64_t> ends) {
+    const std::lock_guard lock(mutex_);
+    news_.push_back({asked, std::move(ends)});
+}
+
+void StreamProcessor::poll(milliseconds timeout) {
+    const auto stream = target_.projection->stream().name;
+    auto polled = source_.poll(timeout);
+    const auto now = clock_.steady();
+    // What the client has fetched already is taken in one go: a look at the clock and the state per record would cost
+    // more than the record.
+    constexpr int kMostAtOnce = 1'000;
+    for (int taken = 0; std::holds_alternative<kafka::Record>(polled); polled = source_.poll(milliseconds(0))) {
+        FAILPOINT("c1_polled");
+        state_.polled(std::get<kafka::Record>(std::move(polled)), now);
+        if (++taken >= kMostAtOnce || state_.paused(now)) return;
+    }
+    if (const auto* end = std::get_if<kafka::EndOfPartition>(&polled)) {
+        state_.polled(*end, now);
+    } else if (const auto* assigned = std::get_if<kafka::Assigned>(&polled)) {
+        instruments_->assigned->add();
+        log::info("assigned", {{"stream", stream}, {"partitions", assigned->partitions.size()}});
+        state_.polled(*assigned, now);
+        if (assigned->partitions.empty()) source_.assign({});
+    } else if (const auto* revoked = std::get_if<kafka::Revoked>(&polled)) {
+        (revoked->lost ? instruments_->lost : instruments_->revoked)->add();
+        log::info("revoked", {{"stream", stream},
+                              {"partitions", revoked->partitions.size()},
+                              {"lost", revoked->lost},
+                              {"buffered_records", state_.buffer().records()}});
+        state_.polled(*revoked, now);
+    }
+}
+
+pg::Connection& StreamProcessor::connection() {
+    if (connection_ && connection_->is_broken()) connection_.reset();
+    if (!connection_) {
+        pg::SessionOptions session;
+        session.application_name = "tidemark-consumer " + std::string(target_.projection->stream().name);
+        session.search_path = pg::quote_identifier(target_.schema);
+        session.statement_timeout = options_.statement_timeout;
+        connection_.emplace(options_.dsn, session);
+        announce_ = true;
+    }
+    return *connection_;
+}
+
+void StreamProcessor::claim() {
+    const auto stream = target_.projection->stream().name;
+    const auto partitions = state_.partitions();
+    try {
+        const auto claims = store_.claim(connection(), partitions);
+        announce_ = false;
+        for (const auto& one : claims)
+            check_log_(one);
+        const auto starts = state_.claimed(claims, clock_.steady());
+        source_.assign(starts);
+        paused_ = true;  // assigning leaves open whether it is: the loop resumes
+        log::info("claimed", {{"stream", stream}, {"partitions", partitions.size()}});
+    } catch (const pg::Error& error) {
+        if (error.failure() == pg::Failure::bug) throw;
+        instruments_->failed->add();
+        log::warn("claim_failed", {{"stream", stream}, {"error", error.what()}});
+        state_.claim_failed(clock_.steady());
+    } catch (const kafka::Error& error) {
+        if (!error.is_retryable()) throw;
+        log::warn("claim_failed", {{"stream", stream}, {"error", error.what()}});
+        state_.claim_failed(clock_.steady());
+    }
+}
+
+void StreamProcessor::flush_batch() {
+    const auto stream = target_.projection->stream().name;
+    const auto batch = state_.batch();
+    const auto began = clock_.steady();
+    FlushReport report;
+    try {
+        auto& session = connection();
+        if (announce_ && !store_.announce(session, state_.claims())) {
+            report.outcome = Flushed::fenced;
+            report.error = "the offset rows are another consumer's";
+        } else {
+            announce_ = false;
+            report = flush(session, target_, store_, batch);
+        }
+    } catch (const pg::Error& error) {
+        if (error.failure() == pg::Failure::bug || error.failure() == pg::Failure::data) throw;
+        report.error = error.what();
+    }
+    const auto now = clock_.steady();
+    std::vector<kafka::Start> progress;
+    for (const auto& part : batch.parts)
+        progress.push_back({part.partition, part.next});
+    state_.flushed(report.outcome, began, now);
+    const auto took = now - began;
+    switch (report.outcome) {
+        case Flushed::committed: {
+            for (const auto& [partition, log_time] : report.log_times)
+                state_.log_time(partition, log_time);
+            instruments_->committed->add();
+            instruments_->flush_seconds.observe(seconds(took));
+            instruments_->rows.add(static_cast<double>(report.rows));
+            instruments_->applied.add(static_cast<double>(report.applied));
+            instruments_->duplicates.add(static_cast<double>(report.duplicates));
+            instruments_->gaps.add(static_cast<double>(report.gaps));
+            for (const auto& [reason, count] : report.parked)
+                instruments_->dead_letters.at(reason)->add(static_cast<double>(count));
+            if (report.records > 0) {
+                instruments_->append_to_commit.observe(seconds(clock_.now() - report.oldest));
+                std::int64_t parked = 0;
+                for (const auto& [reason, count] : report.parked)
+                    parked += count;
+                log::info("flushed", {{"stream", stream},
+                                      {"partitions", report.log_times.size()},
+                                      {"records", report.records},
+                                      {"keys", report.entities},
+                                      {"rows", report.rows},
+                                      {"duplicates", report.duplicates},
+                                      {"parked", parked},
+                                      {"ms", std::chrono::duration_cast<milliseconds>(took).count()}});
+            }
+            source_.report_progress(progress);
+            return;
+        }
+        case Flushed::fenced:
+            instruments_->fenced->add();
+            log::warn("fenced", {{"stream", stream}, {"records", batch.records()}, {"error", report.error}});
+            return;
+        case Flushed::failed:
+            instruments_->failed->add();
+            log::warn("flush_failed", {{"stream", stream}, {"records", batch.records()}, {"error", report.error}});
+            return;
+        case Flushed::in_doubt:
+            instruments_->in_doubt->add();
+            log::warn("commit_in_doubt", {{"stream", stream}, {"records", batch.records()}, {"error", report.error}});
+            return;
+    }
+}
+
+void StreamProcessor::resolve() {
+    const auto stream = target_.projection->stream().name;
+    try {
+        const auto rows = store_.read(connection(), state_.partitions());
+        const auto fenced = state_.counters().fenced;
+        const auto committed = state_.counters().in_doubt_committed;
+        state_.resolved(rows, clock_.steady());
+        const bool was_fenced = state_.counters().fenced != fenced;
+        const bool was_committed = state_.counters().in_doubt_committed != committed;
+        (was_fenced ? instruments_->fenced : was_committed ? instruments_->committed : instruments_->failed)->add();
+        log::info("commit_resolved", {{"stream", stream},
+                                      {"as", was_fenced      ? "fenced"
+                                             : was_committed ? "committed"
+                                                             : "not_committed"}});
+    } catch (const pg::Error& error) {
+        if (error.failure() == pg::Failure::bug) throw;
+        log::warn("resolve_failed", {{"stream", stream}, {"error", error.what()}});
+        state_.resolve_failed(clock_.steady());
+    }
+}
+
+void StreamProcessor::publish_status() {
+    const auto as_of = state_.as_of();
+    instruments_->lag.set(as_of ? seconds(clock_.now() - *as_of) : 0);
+    instruments_->buffered_records.set(static_cast<double>(state_.buffer().records()));
+    instruments_->buffered_bytes.set(static_cast<double>(state_.buffer().bytes()));
+    auto partitions = state_.partitions();
+    instruments_->partitions.set(static_cast<double>(partitions.size()));
+    const std::lock_guard lock(mutex_);
+    status_ = {std::move(partitions), state_.phase(), state_.counters().assigned > 0, as_of, clock_.steady()};
+}
+
+StreamProcessor::Status StreamProcessor::status() const {
+    const std::lock_guard lock(mutex_);
+    return status_;
+}
+
+}  // namespace tidemark::consumers

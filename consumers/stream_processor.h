@@ -1,0 +1,104 @@
+#pragma once
+
+#include "consumers/flush.h"
+#include "consumers/stream_state.h"
+#include "infra/base/clock.h"
+#include "infra/base/metrics.h"
+#include "infra/kafka/ports.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tidemark::consumers {
+
+struct ProcessorOptions {
+    std::string dsn;    ///< of the consumer role
+    std::string owner;  ///< how this instance is named in the offset rows
+    StreamState::Options state;
+    std::chrono::milliseconds statement_timeout{2'000};
+    std::chrono::milliseconds drain{10'000};  ///< how long stop() may take to write what is buffered
+};
+
+/// Checks that a claimed partition still belongs to the log that the tables were folded from. Throws LogMismatch, or
+/// what the broker's client throws.
+using CheckLog = std::function<void(const Claim& claim)>;
+
+/// The topic is not the one that the tables come from: recreated, truncated, or given partitions. Nothing can be right
+/// from here on.
+class LogMismatch : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+/// Folds one stream into one generation until told to stop: poll, buffer, flush, commit, on one thread with one
+/// connection. What to do next is StreamState's; this does it. The source, clock and metrics must outlive it.
+class StreamProcessor {
+public:
+    StreamProcessor(ProcessorOptions options, Target target, kafka::RecordSource& source, CheckLog check_log,
+                    const base::Clock& clock, base::Metrics& metrics);
+    ~StreamProcessor();
+    StreamProcessor(const StreamProcessor&) = delete;
+    StreamProcessor& operator=(const StreamProcessor&) = delete;
+
+    /// Returns after stop(), with everything written that could be. Throws LogMismatch, kafka::Error (fatal: e.g.
+    /// another consumer took this one's slot) and pg::Error of Failure::bug: the process has to end, loudly.
+    void run();
+
+    // Any thread.
+    void stop() noexcept { stop_ = true; }
+    void wanted() noexcept { wanted_ = true; }
+    /// The end of the log as a query, sent at wall-clock `asked`, found it.
+    void log_end(Timestamp asked, std::vector<std::int64_t> ends);
+
+    struct Status {
+        std::vector<std::int32_t> partitions;
+        std::string phase;
+        bool joined = false;  ///< the group has said at least once what this member owns
+        std::optional<Timestamp> as_of;
+        std::chrono::steady_clock::time_point last_step{};  ///< when the loop last went round
+    };
+    [[nodiscard]] Status status() const;
+    [[nodiscard]] const Target& target() const noexcept { return target_; }
+
+private:
+    struct Instruments;
+
+    void take_news(StreamState::Instant now);
+    void poll(std::chrono::milliseconds timeout);
+    void claim();
+    void flush_batch();
+    void resolve();
+    void publish_status();
+    pg::Connection& connection();
+
+    ProcessorOptions options_;
+    Target target_;
+    kafka::RecordSource& source_;
+    CheckLog check_log_;
+    const base::Clock& clock_;
+    std::unique_ptr<Instruments> instruments_;
+    OffsetStore store_;
+    StreamState state_;
+    std::optional<pg::Connection> connection_;
+    bool announce_ = false;  ///< the connection is new and the offset rows name the old one
+    bool paused_ = false;
+    std::atomic<bool> stop_{false};
+    std::atomic<bool> wanted_{false};
+
+    struct LogEnd {
+        Timestamp asked{};
+        std::vector<std::int64_t> ends;
+    };
+    mutable std::mutex mutex_;  ///< guards news_ and status_
+    std::vector<LogEnd> news_;
+    Status status_;
+};
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "consumers/projection.h"
+
+namespace tidemark::consumers {
+
+/// vehicle.registered and vehicle.state_changed -> history by event time, current state, state changes by 10-second
+/// window.
+class VehicleProjection final : public Projection {
+public:
+    [[nodiscard]] const schemas::Stream& stream() const noexcept override;
+    [[nodiscard]] std::string fingerprint() const override { return "v1"; }
+    [[nodiscard]] std::string_view sql() const noexcept override { return "vehicles"; }
+    [[nodiscard]] bool needs_home_partition() const noexcept override { return true; }
+    [[nodiscard]] std::unique_ptr<Fold> begin() const override;
+};
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,1441 @@
+#include "tests/unit/consumers/simulation.h"
+
+#include "consumers/dedupe.h"
+#include "consumers/stream_state.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <limits>
+#include <ostream>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace tidemark::tests {
+
+namespace {
+
+using consumers::Batch;
+using consumers::Claim;
+using consumers::Dedupe;
+using consumers::Flushed;
+using consumers::StreamState;
+using consumers::Timestamp;
+using std::chrono::hours;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+/// Simulated microseconds since the run began.
+using Time = std::int64_t;
+/// A set of partitions.
+using Mask = unsigned;
+
+constexpr Time kMillisecond = 1'000;
+constexpr Time kNever = std::numeric_limits<Time>::max();
+constexpr Timestamp kEpoch{std::chrono::seconds(1'700'000'000)};
+constexpr int kMaxPartitions = 3;
+constexpr int kMaxConsumers = 3;
+constexpr int kKeys = 4;
+constexpr int kIdentities = 4;
+
+// The server's and the group's time-outs, a tenth or less of the real ones, in proportion to the options below.
+constexpr Time kLockTimeout = 40 * kMillisecond;
+constexpr Time kIdleInTransaction = 150 * kMillisecond;
+constexpr Time kSession = 100 * kMillisecond;
+constexpr Time kClockSkew = 200;
+
+// From the end of all faults: everything is caught up, and after stop() given back, within this time and so many steps.
+constexpr Time kDrain = 3'000 * kMillisecond;
+constexpr std::uint64_t kMaxSteps = 50'000;
+// A poll that waits for nothing, again and again, while nothing comes.
+constexpr int kMaxIdleSpins = 40;
+
+constexpr std::array<MutationName, 10> kMutations{{
+    {Mutation::drop_fence, "drop_fence"},
+    {Mutation::offsets_before_apply, "offsets_before_apply"},
+    {Mutation::keep_buffer_on_loss, "keep_buffer_on_loss"},
+    {Mutation::in_doubt_is_committed, "in_doubt_is_committed"},
+    {Mutation::in_doubt_is_not_committed, "in_doubt_is_not_committed"},
+    {Mutation::dedupe_within_batch, "dedupe_within_batch"},
+    {Mutation::parked_is_first_sight, "parked_is_first_sight"},
+    {Mutation::as_of_of_newest_end, "as_of_of_newest_end"},
+    {Mutation::forget_log_time, "forget_log_time"},
+    {Mutation::stale_end_of_partition, "stale_end_of_partition"},
+}};
+
+constexpr std::array<std::string_view, kMetKinds> kMetNames{
+    "commit",
+    "instant_alone",
+    "failed_flush",
+    "fenced_flush",
+    "zombie_refused",
+    "in_doubt_committed",
+    "in_doubt_not_committed",
+    "in_doubt_undecided",
+    "crash_in_transaction",
+    "crash_in_commit",
+    "idle_transaction_ended",
+    "owner_terminated",
+    "claim_answer_lost",
+    "foreign_claim",
+    "outage",
+    "lost_with_records",
+    "revoked_with_records",
+    "two_owners",
+    "stopped_with_records",
+    "duplicate",
+    "conflict",
+    "poison",
+    "beyond_horizon",
+    "gap",
+    "clock_back",
+};
+static_assert(static_cast<std::size_t>(Met::clock_back) + 1 == kMetKinds);
+
+/// A rule was broken.
+class Violation : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
+
+constexpr Timestamp wall(Time time) {
+    return kEpoch + microseconds(time);
+}
+constexpr StreamState::Instant steady(Time time) {
+    return StreamState::Instant(microseconds(time));
+}
+constexpr Mask bit(int partition) {
+    return 1U << static_cast<unsigned>(partition);
+}
+
+/// Splitmix64.
+class Random {
+public:
+    explicit Random(std::uint64_t seed) : state_(seed) {}
+
+    std::uint64_t next() {
+        state_ += 0x9e3779b97f4a7c15U;
+        auto mixed = state_;
+        mixed = (mixed ^ (mixed >> 30U)) * 0xbf58476d1ce4e5b9U;
+        mixed = (mixed ^ (mixed >> 27U)) * 0x94d049bb133111ebU;
+        return mixed ^ (mixed >> 31U);
+    }
+    /// In [0, bound).
+    int below(int bound) { return static_cast<int>(next() % static_cast<std::uint64_t>(bound)); }
+    /// In [least, most].
+    Time between(Time least, Time most) {
+        return least + static_cast<Time>(next() % static_cast<std::uint64_t>(most - least + 1));
+    }
+    bool chance(int percent) { return below(100) < percent; }
+
+private:
+    std::uint64_t state_;
+};
+
+/// What becomes of a record.
+enum class Fate : std::uint8_t { none, applied, duplicate, conflict, poison };
+
+constexpr std::string_view to_string(Fate fate) {
+    constexpr std::array<std::string_view, 5> kNames{"nothing", "applied", "duplicate", "conflict", "poison"};
+    return kNames.at(static_cast<std::size_t>(fate));
+}
+
+/// One offset of the log, with the fate that a plain fold of everything before it gives it.
+struct Entry {
+    bool record = false;  // otherwise a marker: an offset that no reader sees
+    bool poison = false;
+    char identity = 0;  // 0: none
+    int data = 0;
+    int key = 0;
+    Time appended = 0;
+    Timestamp append_time{};  // by the broker's clock, which jumps
+    Timestamp log_time{};     // running maximum of the above
+    Fate fate = Fate::none;
+};
+
+/// The log, and the fold that the tables are compared with. It judges each record as it is appended, one at a time,
+/// with nothing of the product in it.
+class Log {
+public:
+    explicit Log(int partitions) : partitions_(static_cast<std::size_t>(partitions)) {}
+
+    [[nodiscard]] std::int64_t end(int partition) const { return static_cast<std::int64_t>(at(partition).size()); }
+    [[nodiscard]] const std::vector<Entry>& at(int partition) const {
+        return partitions_[static_cast<std::size_t>(partition)].entries;
+    }
+    [[nodiscard]] const std::array<std::int64_t, kKeys>& sums() const { return sums_; }
+
+    /// Returns whether its identity was seen before, but too long ago to matter.
+    bool append(int partition, Entry entry) {
+        auto& log = partitions_[static_cast<std::size_t>(partition)];
+        bool beyond_horizon = false;
+        if (entry.record) {
+            log.log_time = std::max(log.log_time, entry.append_time);
+            entry.log_time = log.log_time;
+            entry.fate = Fate::applied;
+            auto& first = log.first[static_cast<std::size_t>(entry.identity)];
+            if (entry.poison) {
+                entry.fate = Fate::poison;
+            } else if (entry.identity != 0 && first.seen) {
+                beyond_horizon = log.log_time - first.log_time > hours(24);
+                if (!beyond_horizon) entry.fate = first.data == entry.data ? Fate::duplicate : Fate::conflict;
+            }
+            if (entry.fate == Fate::applied) {
+                if (entry.identity != 0) first = {true, entry.data, log.log_time};
+                sums_[static_cast<std::size_t>(entry.key)] += delta(end(partition), partition);
+            }
+        } else {
+            entry.log_time = log.log_time;
+        }
+        log.entries.push_back(entry);
+        return beyond_horizon;
+    }
+
+    /// What a record adds to its key: different for each, so that no two wrongs make a right.
+    static std::int64_t delta(std::int64_t offset, int partition) { return (offset + 1) * 1'000 + partition; }
+
+private:
+    struct First {
+        bool seen = false;
+        int data = 0;
+        Timestamp log_time{};
+    };
+    struct Partition {
+        std::vector<Entry> entries;
+        Timestamp log_time{};
+        std::array<First, kIdentities + 1> first;
+    };
+    std::vector<Partition> partitions_;
+    std::array<std::int64_t, kKeys> sums_{};
+};
+
+/// Tables behind transactions that lock the offset rows they move. Checks after every commit that the tables are a
+/// prefix of the log's fold.
+class Store {
+public:
+    using Counts = std::array<std::uint64_t, kMetKinds>;
+
+    struct Row {
+        std::int64_t next = 0;
+        std::int64_t epoch = 0;
+        Timestamp log_time{};
+        Timestamp as_of{};
+        std::int64_t applied = 0;
+        std::int64_t duplicates = 0;
+        std::int64_t parked = 0;
+        std::int64_t gaps = 0;
+        int holder = -1;  // the transaction that locks it
+    };
+
+    Store(const Log& log, int partitions, Mutation mutation, Random& random, Counts& met)
+        : log_(log),
+          mutation_(mutation),
+          random_(random),
+          met_(met),
+          partitions_(static_cast<std::size_t>(partitions)) {}
+
+    [[nodiscard]] const Row& row(int partition) const { return at(partition).row; }
+    [[nodiscard]] const std::array<std::int64_t, kKeys>& sums() const { return sums_; }
+
+    /// Whether a row of these is locked by a transaction other than `tx`.
+    [[nodiscard]] bool locked(Mask partitions, int tx = -1) const {
+        for (int partition = 0; partition < count(); ++partition) {
+            const auto holder = row(partition).holder;
+            if ((partitions & bit(partition)) != 0 && holder != -1 && holder != tx) return true;
+        }
+        return false;
+    }
+
+    int begin() {
+        for (int tx = 0; tx < static_cast<int>(transactions_.size()); ++tx) {
+            if (get(tx).phase != Phase::free) continue;
+            get(tx) = {};
+            get(tx).phase = Phase::open;
+            return tx;
+        }
+        transactions_.emplace_back().phase = Phase::open;
+        return static_cast<int>(transactions_.size()) - 1;
+    }
+
+    /// The fence, with the rows' locks free: READ COMMITTED has the waiter look again at what is there by then.
+    bool advance(int tx, const Batch& batch) {
+        bool mine = true;
+        for (const auto& part : batch.parts) {
+            const auto& row = at(part.partition).row;
+            if (row.epoch != part.epoch) mine = false;
+            if (row.epoch == part.epoch && row.next != part.from && mutation_ != Mutation::drop_fence) {
+                throw Violation(text("partition ", part.partition, ": a flush from ", part.from, " to ", part.next,
+                                     " repeats what the same owner has moved to ", row.next));
+            }
+        }
+        if (!mine && mutation_ != Mutation::drop_fence) return false;
+        for (const auto& part : batch.parts)
+            at(part.partition).row.holder = tx;
+        return true;
+    }
+
+    /// Judges the batch's records with the first sights that are committed now.
+    void fold(int tx, const Batch& batch) {
+        Dedupe dedupe;
+        for (const auto& part : batch.parts) {
+            for (const auto& record : part.records)
+                load(dedupe, record);
+        }
+        auto& writes = get(tx).parts;
+        for (const auto& part : batch.parts) {
+            auto& write = writes.emplace_back();
+            write.partition = part.partition;
+            write.from = part.from;
+            write.next = part.next;
+            write.gaps = part.gaps;
+            write.as_of = part.as_of;
+            write.log_time = part.log_time;
+            for (const auto& record : part.records) {
+                write.log_time = std::max(write.log_time, record.append_time);
+                write.fates.emplace_back(record.offset, judge(dedupe, record, write.log_time));
+            }
+        }
+        for (const auto& [id, first] : dedupe.to_store())
+            get(tx).firsts.emplace_back(*id, *first);
+    }
+
+    /// Log times after the transaction, by partition.
+    [[nodiscard]] std::vector<std::pair<std::int32_t, Timestamp>> log_times(int tx) const {
+        std::vector<std::pair<std::int32_t, Timestamp>> times;
+        for (const auto& write : get(tx).parts)
+            times.emplace_back(write.partition, write.log_time);
+        return times;
+    }
+
+    void commit(int tx) {
+        auto& transaction = get(tx);
+        if (!transaction.offsets_moved) move_offsets(tx);
+        for (const auto& write : transaction.parts) {
+            auto& partition = at(write.partition);
+            for (const auto& [offset, fate] : write.fates) {
+                const auto& entry = log_.at(write.partition)[static_cast<std::size_t>(offset)];
+                auto& written = partition.fates[static_cast<std::size_t>(offset)];
+                if (written != Fate::none) {
+                    throw Violation(text("record ", write.partition, "/", offset, " was written twice"));
+                }
+                if (fate != entry.fate) {
+                    throw Violation(text("record ", write.partition, "/", offset, " was judged ", to_string(fate),
+                                         ", by the log alone it is ", to_string(entry.fate)));
+                }
+                written = fate;
+                if (fate == Fate::applied) {
+                    sums_[static_cast<std::size_t>(entry.key)] += Log::delta(offset, write.partition);
+                }
+            }
+            // Rows that can decide nothing any more may be gone at any time.
+            if (random_.chance(20)) {
+                for (auto& first : partition.first_sights) {
+                    if (first && first->log_time < partition.row.log_time - hours(25)) first.reset();
+                }
+            }
+        }
+        for (const auto& [id, first] : transaction.firsts) {
+            at(id.partition).first_sights[static_cast<std::size_t>(id.identity[0])] = first;
+        }
+        met_[static_cast<std::size_t>(Met::commit)] += 1;
+        for (const auto& write : transaction.parts)
+            check(write.partition);
+        end(tx);
+    }
+
+    /// The first half of a commit that is done in two, when a mutation wants it so.
+    void move_offsets(int tx) {
+        auto& transaction = get(tx);
+        transaction.offsets_moved = true;
+        for (const auto& write : transaction.parts) {
+            auto& partition = at(write.partition);
+            partition.fates.resize(static_cast<std::size_t>(std::max(log_.end(write.partition), write.next)));
+            auto& row = partition.row;
+            row.next = write.next;
+            row.gaps += write.gaps;
+            row.log_time = write.log_time;
+            if (write.as_of) row.as_of = std::max(row.as_of, *write.as_of);
+            for (const auto& [offset, fate] : write.fates) {
+                switch (fate) {
+                    case Fate::applied:
+                        row.applied += 1;
+                        break;
+                    case Fate::duplicate:
+                        row.duplicates += 1;
+                        break;
+                    case Fate::conflict:
+                    case Fate::poison:
+                        row.parked += 1;
+                        break;
+                    case Fate::none:
+                        break;
+                }
+            }
+        }
+    }
+
+    void abort(int tx) { end(tx); }
+    /// COMMIT is with the server, which will say yes or no by itself at some time; nobody waits for the answer.
+    void leave_undecided(int tx, Time at, bool commits) {
+        auto& transaction = get(tx);
+        transaction.phase = Phase::committing;
+        transaction.ends_at = at;
+        transaction.commits = commits;
+    }
+    /// Nothing heard of the client until `at`: the server rolls back.
+    void idle_until(int tx, Time at) { get(tx).ends_at = at; }
+    /// The client will not ask about it any more.
+    void forget(int tx) {
+        get(tx).client = false;
+        if (get(tx).phase == Phase::ended) get(tx).phase = Phase::free;
+    }
+    [[nodiscard]] bool is_open(int tx) const { return get(tx).phase == Phase::open; }
+
+    /// When the server next ends a transaction by itself.
+    [[nodiscard]] Time next_end() const {
+        Time next = kNever;
+        for (const auto& tx : transactions_)
+            next = std::min(next, tx.ends_at);
+        return next;
+    }
+    void end_due(Time now) {
+        for (int tx = 0; tx < static_cast<int>(transactions_.size()); ++tx) {
+            if (get(tx).ends_at > now) continue;
+            if (get(tx).phase == Phase::open) {
+                met_[static_cast<std::size_t>(Met::idle_transaction_ended)] += 1;
+                abort(tx);
+            } else {
+                decide(tx);
+            }
+        }
+    }
+
+    /// Ends the sessions that hold locks on these rows.
+    void terminate_holders(Mask partitions) {
+        for (int partition = 0; partition < count(); ++partition) {
+            const auto holder = row(partition).holder;
+            if ((partitions & bit(partition)) == 0 || holder == -1) continue;
+            met_[static_cast<std::size_t>(Met::owner_terminated)] += 1;
+            if (get(holder).phase == Phase::committing) {
+                decide(holder);  // too late to stop it, or just in time
+            } else {
+                abort(holder);
+            }
+        }
+    }
+
+    std::vector<Claim> claim(Mask partitions) {
+        std::vector<Claim> claims;
+        for (int partition = 0; partition < count(); ++partition) {
+            if ((partitions & bit(partition)) == 0) continue;
+            auto& row = at(partition).row;
+            row.epoch += 1;
+            claims.push_back({partition, row.next, row.epoch, row.log_time});
+        }
+        return claims;
+    }
+
+    [[nodiscard]] std::vector<Claim> read(Mask partitions) const {
+        std::vector<Claim> rows;
+        for (int partition = 0; partition < count(); ++partition) {
+            if ((partitions & bit(partition)) == 0) continue;
+            const auto& row = at(partition).row;
+            rows.push_back({partition, row.next, row.epoch, row.log_time});
+        }
+        return rows;
+    }
+
+    /// That the rows of a partition are what the log's fold says of [0, next_offset).
+    void check(int number) {
+        auto& partition = at(number);
+        const auto& row = partition.row;
+        const auto& entries = log_.at(number);
+        if (row.next > log_.end(number)) throw Violation(text("partition ", number, " is past the log's end"));
+        for (; partition.checked < row.next; ++partition.checked) {
+            const auto offset = static_cast<std::size_t>(partition.checked);
+            if (entries[offset].record && partition.fates[offset] == Fate::none) {
+                throw Violation(text("record ", number, "/", offset, " is behind next_offset ", row.next,
+                                     " and was never written"));
+            }
+        }
+        if (row.applied + row.duplicates + row.parked + row.gaps != row.next) {
+            throw Violation(text("partition ", number, ": ", row.applied, " applied + ", row.duplicates,
+                                 " duplicates + ", row.parked, " parked + ", row.gaps, " gaps are not ", row.next));
+        }
+        if (row.next > 0 && row.log_time != entries[static_cast<std::size_t>(row.next - 1)].log_time) {
+            throw Violation(
+                text("partition ", number, ": log time at ", row.next, " is not the greatest append time up to there"));
+        }
+        if (row.as_of < partition.last_as_of) throw Violation(text("partition ", number, ": as_of went back"));
+        partition.last_as_of = row.as_of;
+        const auto missing =
+            std::find_if(entries.begin() + row.next, entries.end(), [](const Entry& entry) { return entry.record; });
+        if (missing != entries.end() && wall(missing->appended) < row.as_of) {
+            throw Violation(text("partition ", number, ": as_of is ", (row.as_of - kEpoch).count(), ", but record ",
+                                 missing - entries.begin(), " of ", missing->appended, " is not in"));
+        }
+    }
+
+private:
+    enum class Phase : std::uint8_t { free, open, committing, ended };
+    struct Write {
+        int partition = 0;
+        std::int64_t from = 0;
+        std::int64_t next = 0;
+        std::int64_t gaps = 0;
+        Timestamp log_time{};
+        std::optional<Timestamp> as_of;
+        std::vector<std::pair<std::int64_t, Fate>> fates;
+    };
+    struct Transaction {
+        Phase phase = Phase::free;
+        bool client = true;
+        bool offsets_moved = false;
+        bool commits = false;
+        Time ends_at = kNever;
+        std::vector<Write> parts;
+        std::vector<std::pair<Dedupe::Id, Dedupe::First>> firsts;
+    };
+    struct Partition {
+        Row row;
+        std::vector<Fate> fates;  // by offset
+        std::array<std::optional<Dedupe::First>, kIdentities + 1> first_sights;
+        std::int64_t checked = 0;
+        Timestamp last_as_of{};
+    };
+
+    [[nodiscard]] int count() const { return static_cast<int>(partitions_.size()); }
+    [[nodiscard]] const Partition& at(int partition) const { return partitions_[static_cast<std::size_t>(partition)]; }
+    Partition& at(int partition) { return partitions_[static_cast<std::size_t>(partition)]; }
+    [[nodiscard]] const Transaction& get(int tx) const { return transactions_[static_cast<std::size_t>(tx)]; }
+    Transaction& get(int tx) { return transactions_[static_cast<std::size_t>(tx)]; }
+
+    void end(int tx) {
+        for (auto& partition : partitions_) {
+            if (partition.row.holder == tx) partition.row.holder = -1;
+        }
+        auto& transaction = get(tx);
+        transaction.ends_at = kNever;
+        transaction.phase = transaction.client ? Phase::ended : Phase::free;
+    }
+
+    void decide(int tx) {
+        if (get(tx).commits) {
+            commit(tx);
+        } else {
+            abort(tx);
+        }
+    }
+
+    [[nodiscard]] const Entry& entry(const kafka::Record& record) const {
+        return log_.at(record.partition)[static_cast<std::size_t>(record.offset)];
+    }
+    static Dedupe::Id id_of(const kafka::Record& record, const Entry& entry) {
+        return {record.partition, std::string(1, entry.identity)};
+    }
+
+    void load(Dedupe& dedupe, const kafka::Record& record) const {
+        const auto& it = entry(record);
+        if (it.identity == 0) return;
+        const auto& known = at(record.partition).first_sights[static_cast<std::size_t>(it.identity)];
+        if (known && mutation_ != Mutation::dedupe_within_batch) {
+            dedupe.loaded(id_of(record, it), *known);
+        } else {
+            dedupe.loaded_none(id_of(record, it));
+        }
+    }
+
+    Fate judge(Dedupe& dedupe, const kafka::Record& record, Timestamp log_time) const {
+        const auto& it = entry(record);
+        if (it.identity == 0) return it.poison ? Fate::poison : Fate::applied;
+        const auto id = id_of(record, it);
+        const std::string hash(1, static_cast<char>('0' + it.data));
+        auto fate = Fate::poison;
+        if (!it.poison) {
+            switch (dedupe.decide(id, log_time, hash)) {
+                case Dedupe::Verdict::first:
+                    fate = Fate::applied;
+                    break;
+                case Dedupe::Verdict::duplicate:
+                    fate = Fate::duplicate;
+                    break;
+                case Dedupe::Verdict::conflict:
+                    fate = Fate::conflict;
+                    break;
+            }
+        }
+        const bool parked = fate == Fate::poison || fate == Fate::conflict;
+        if (fate == Fate::applied || (parked && mutation_ == Mutation::parked_is_first_sight)) {
+            dedupe.applied(id, {record.offset, log_time, hash});
+        }
+        return fate;
+    }
+
+    const Log& log_;
+    Mutation mutation_;
+    Random& random_;
+    Counts& met_;
+    std::vector<Partition> partitions_;
+    std::deque<Transaction> transactions_;
+    std::array<std::int64_t, kKeys> sums_{};
+};
+
+/// One member's view of the log, with the promises of kafka::RecordSource.
+struct Source {
+    struct Event {
+        bool revoked = false;  // otherwise assigned
+        bool lost = false;
+    };
+    std::deque<Event> events;
+    Mask granted = 0;  // as the group sees it: from telling until answered
+    bool revoking = false;
+    bool unanswered = false;
+    Mask assigned = 0;
+    std::array<std::int64_t, kMaxPartitions> position{};
+    std::array<std::int64_t, kMaxPartitions> end_told{};
+    std::array<std::int64_t, kMaxPartitions> stale_end{};  // only told by a mutation; 0: none
+};
+
+enum class Op : std::uint8_t { none, claim, flush, resolve };
+
+/// One process: a real state machine, and StreamProcessor's part played by the simulation.
+struct Consumer {
+    int number = 0;
+    std::optional<StreamState> state;  // none: not running
+    Source source;
+    Time wake = 0;  // when it next does something; when it restarts
+    Time frozen_until = 0;
+    bool expelled = false;  // the group gave up on it
+    bool thawed_with_records = false;
+    bool leaving = false;
+    bool lost = false;  // was told so and has not claimed since: may write nothing
+    Time clock_error = 0;
+    int spins = 0;
+
+    Op op = Op::none;
+    int stage = 0;
+    Time began = 0;
+    Time waits_since = 0;
+    bool late_commit = false;  // the commit in doubt was still under way
+    int tx = -1;
+    Batch batch;
+    Flushed outcome = Flushed::failed;
+    std::vector<Claim> claims;
+
+    struct Answer {
+        Time at = 0;
+        Timestamp asked{};
+        std::array<std::int64_t, kMaxPartitions> ends{};
+    };
+    std::deque<Answer> answers;
+    std::array<Timestamp, kMaxPartitions> newest_asked{};  // for a mutation
+};
+
+class Simulation {
+public:
+    Simulation(std::uint64_t seed, Mutation mutation, std::ostream* trace)
+        : random_(seed),
+          mutation_(mutation),
+          trace_(trace),
+          partitions_(2 + random_.below(kMaxPartitions - 1)),
+          log_(partitions_),
+          store_(log_, partitions_, mutation, random_, run_.met),
+          consumers_(static_cast<std::size_t>(2 + random_.below(kMaxConsumers - 1))) {
+        options_.limits.records = static_cast<std::size_t>(random_.chance(50) ? random_.between(1, 6) : 1'000);
+        options_.limits.bytes = random_.chance(20) ? 300 : 1'000'000;
+        options_.limits.interval = milliseconds(random_.between(5, 60));
+        options_.limits.longest = 3 * options_.limits.interval;
+        options_.limits.early = milliseconds(3);
+        options_.poll = milliseconds(random_.between(4, 15));
+        options_.retry_first = milliseconds(2);
+        options_.retry_cap = milliseconds(random_.between(5, 60));
+        options_.fence_wait = milliseconds(random_.between(5, 80));
+        options_.wanted_for = milliseconds(40);
+        // Each run has its own mix: what every run contains hides what only some contain.
+        faults_ = static_cast<unsigned>(random_.next());
+        pace_ = random_.between(500, 6'000);
+        faults_end_ = random_.between(200, 900) * kMillisecond;
+        most_entries_ = random_.below(60) + 5;
+        int number = 0;
+        for (auto& consumer : consumers_) {
+            consumer.number = number++;
+            consumer.wake = random_.between(0, 20 * kMillisecond);
+        }
+        for (auto left = random_.below(10); left > 0; --left)
+            append();
+    }
+
+    Run run() {
+        try {
+            play();
+        } catch (const Violation& violation) {
+            run_.violation = text(violation.what(), " (at ", now_, " us)");
+        }
+        return run_;
+    }
+
+private:
+    enum Fault : unsigned {
+        kFreeze = 1U,
+        kCrash = 2U,
+        kLeave = 4U,
+        kRebalance = 8U,
+        kForeignClaim = 16U,
+        kOutage = 32U,
+        kInDoubt = 64U,
+        kBrokenConnection = 128U,
+        kLostAnswer = 256U,
+        kSlow = 512U,
+        kClockJump = 1'024U,
+        kEarlyAssign = 2'048U,
+    };
+
+    [[nodiscard]] bool has(Fault fault) const { return !draining_ && (faults_ & fault) != 0; }
+    void met(Met what) { run_.met[static_cast<std::size_t>(what)] += 1; }
+
+    template <typename... Parts>
+    void tell(const Consumer* consumer, const Parts&... parts) {
+        if (trace_ == nullptr) return;
+        *trace_ << now_ << ' ';
+        if (consumer != nullptr) *trace_ << 'c' << consumer->number << ' ';
+        ((*trace_ << parts), ...);
+        *trace_ << '\n';
+    }
+
+    Time latency() {
+        if (has(kSlow) && random_.chance(15)) return random_.between(kMillisecond, 60 * kMillisecond);
+        return random_.between(50, 800);
+    }
+
+    // The loop: whoever is next, until everything is drained and given back.
+    void play() {
+        Time world_at = 0;
+        while (true) {
+            auto next = std::min({world_at, rebalance_at_, store_.next_end()});
+            for (const auto& consumer : consumers_)
+                next = std::min(next, consumer.wake);
+            now_ = std::max(now_, next);
+            if (++run_.steps > kMaxSteps) throw Violation("it goes on and on: " + standing());
+            if (!draining_ && now_ >= faults_end_) drain();
+            if (draining_ && !stopping_ && caught_up()) stop_all();
+            if (stopping_ && all_stopped()) break;
+            if (draining_ && now_ > drain_by_) throw Violation("it is stuck: " + standing());
+            if (now_ >= store_.next_end()) {
+                store_.end_due(now_);
+            } else if (now_ >= rebalance_at_) {
+                rebalance();
+            } else if (now_ >= world_at) {
+                happen();
+                world_at = now_ + random_.between(1, 2 * pace_);
+            } else {
+                const auto consumer =
+                    std::min_element(consumers_.begin(), consumers_.end(),
+                                     [](const Consumer& a, const Consumer& b) { return a.wake < b.wake; });
+                act(*consumer);
+            }
+        }
+        for (int partition = 0; partition < partitions_; ++partition)
+            store_.check(partition);
+        if (store_.sums() != log_.sums()) throw Violation("the sums are not those of the log");
+        if (store_.locked(~0U)) throw Violation("a lock is held though everybody left");
+    }
+
+    // What the world does to the consumers.
+
+    void append() {
+        const auto partition = random_.below(partitions_);
+        Entry entry;
+        entry.appended = now_;
+        entry.record = !random_.chance(15);
+        if (entry.record) {
+            entry.identity = static_cast<char>(random_.chance(40) ? 0 : 1 + random_.below(kIdentities));
+            entry.data = random_.chance(20) ? 1 : 0;
+            entry.key = random_.below(kKeys);
+            entry.poison = random_.chance(15);
+            if ((faults_ & kClockJump) != 0 && random_.chance(20)) {
+                const auto jump = hours(random_.chance(25) ? -random_.between(1, 30) : random_.between(1, 20));
+                if (jump < hours(0)) met(Met::clock_back);
+                broker_clock_ += jump;
+            }
+            entry.append_time = wall(now_) + broker_clock_;
+        } else {
+            met(Met::gap);
+        }
+        if (log_.append(partition, entry)) met(Met::beyond_horizon);
+        switch (log_.at(partition).back().fate) {
+            case Fate::duplicate:
+                met(Met::duplicate);
+                break;
+            case Fate::conflict:
+                met(Met::conflict);
+                break;
+            case Fate::poison:
+                met(Met::poison);
+                break;
+            case Fate::none:
+            case Fate::applied:
+                break;
+        }
+        appended_ += 1;
+    }
+
+    void happen() {
+        auto& consumer = consumers_[static_cast<std::size_t>(random_.below(static_cast<int>(consumers_.size())))];
+        ask_log_end(consumer);
+        give_out(has(kEarlyAssign) && random_.chance(20));
+        if (draining_) return;
+        switch (random_.below(16)) {
+            case 0:
+            case 1:
+            case 2:
+            case 3:
+                for (auto left = 1 + random_.below(4); left > 0 && appended_ < most_entries_; --left)
+                    append();
+                break;
+            case 4:
+                if (consumer.state) consumer.state->wanted(steady(now_));
+                break;
+            case 5:
+                if (has(kFreeze)) freeze(consumer);
+                break;
+            case 6:
+                if (has(kCrash)) crash(consumer);
+                break;
+            case 7:
+                if (has(kLeave)) leave(consumer);
+                break;
+            case 8:
+                if (has(kRebalance)) rebalance_at_ = std::min(rebalance_at_, now_);
+                break;
+            case 9:
+                if (has(kForeignClaim) && random_.chance(40) && !store_.locked(~0U)) {
+                    tell(nullptr, "foreign claim");
+                    met(Met::foreign_claim);
+                    store_.claim(~0U);
+                }
+                break;
+            case 10:
+                if (has(kOutage) && random_.chance(40)) {
+                    tell(nullptr, "outage");
+                    met(Met::outage);
+                    outage_until_ = now_ + random_.between(kMillisecond, 120 * kMillisecond);
+                }
+                break;
+            default:
+                break;
+        }
+    }
+
+    void ask_log_end(Consumer& consumer) {
+        if (!consumer.state || consumer.answers.size() > 4) return;
+        Consumer::Answer answer;
+        answer.at = now_ + random_.between(0, 5 * kMillisecond);
+        answer.asked = wall(now_ + consumer.clock_error - kClockSkew);
+        for (int partition = 0; partition < partitions_; ++partition) {
+            answer.ends[static_cast<std::size_t>(partition)] = log_.end(partition);
+        }
+        consumer.answers.push_back(answer);
+    }
+
+    void freeze(Consumer& consumer) {
+        if (!consumer.state || consumer.frozen_until > now_) return;
+        consumer.frozen_until = now_ + random_.between(5, 400) * kMillisecond;
+        consumer.wake = std::max(consumer.wake, consumer.frozen_until);
+        consumer.thawed_with_records = !consumer.state->buffer().empty();
+        if (random_.chance(60)) rebalance_at_ = std::min(rebalance_at_, now_ + kSession);
+        tell(&consumer, "frozen until ", consumer.frozen_until);
+    }
+
+    void crash(Consumer& consumer) {
+        if (!consumer.state) return;
+        tell(&consumer, "crash");
+        if (consumer.tx != -1) {
+            if (store_.is_open(consumer.tx)) {
+                met(consumer.stage == 2 ? Met::crash_in_commit : Met::crash_in_transaction);
+                if (consumer.stage == 2 && random_.chance(50)) {
+                    store_.leave_undecided(consumer.tx, now_ + random_.between(0, 100 * kMillisecond),
+                                           random_.chance(50));
+                } else {
+                    store_.idle_until(consumer.tx, now_ + random_.between(0, kIdleInTransaction));
+                }
+            }
+            store_.forget(consumer.tx);
+        }
+        go_down(consumer, random_.between(0, 200 * kMillisecond), kSession);
+    }
+
+    void leave(Consumer& consumer) {
+        if (!consumer.state || consumer.leaving) return;
+        tell(&consumer, "is stopped");
+        consumer.leaving = true;
+        if (consumer.state->buffer().records() > 0) met(Met::stopped_with_records);
+        consumer.state->stop();
+    }
+
+    void go_down(Consumer& consumer, Time down_for, Time noticed_after) {
+        const auto number = consumer.number;
+        consumer = {};
+        consumer.number = number;
+        consumer.wake = stopping_ ? kNever : now_ + down_for;
+        if (!stopping_) rebalance_at_ = std::min(rebalance_at_, now_ + noticed_after);
+    }
+
+    void start(Consumer& consumer) {
+        tell(&consumer, "starts");
+        auto options = options_;
+        options.seed = random_.next();
+        consumer.state.emplace(options);
+        consumer.clock_error = random_.between(-kClockSkew, kClockSkew);
+        rebalance_at_ = std::min(rebalance_at_, now_ + random_.between(0, 5 * kMillisecond));
+        consumer.wake = now_ + 1;
+    }
+
+    // The group.
+
+    void rebalance() {
+        rebalance_at_ = kNever;
+        std::vector<Consumer*> members;
+        for (auto& consumer : consumers_) {
+            auto& source = consumer.source;
+            if (!consumer.state) continue;
+            wanted_[static_cast<std::size_t>(consumer.number)].reset();
+            const bool frozen = consumer.frozen_until > now_;
+            if (!source.events.empty() && !source.events.back().revoked) {
+                source.events.pop_back();  // it never heard of that one
+                source.granted = 0;
+            }
+            if (source.granted != 0 && !source.revoking) {
+                source.revoking = true;
+                source.events.push_back({true, frozen || (!draining_ && random_.chance(25))});
+            }
+            if (consumer.leaving) continue;
+            consumer.expelled = frozen && !draining_ && random_.chance(80);
+            if (!consumer.expelled) members.push_back(&consumer);
+        }
+        if (members.empty()) return;
+        for (auto* member : members)
+            wanted_[static_cast<std::size_t>(member->number)] = 0;
+        for (int partition = 0; partition < partitions_; ++partition) {
+            auto& member = *members[static_cast<std::size_t>(random_.below(static_cast<int>(members.size())))];
+            *wanted_[static_cast<std::size_t>(member.number)] |= bit(partition);
+        }
+        give_out(false);
+    }
+
+    // Tells members what they own, once those who had it answered; `early`: once the group is tired of waiting for
+    // that.
+    void give_out(bool early) {
+        for (auto& consumer : consumers_) {
+            auto& wanted = wanted_[static_cast<std::size_t>(consumer.number)];
+            auto& source = consumer.source;
+            if (!wanted || !consumer.state || source.granted != 0 || !source.events.empty() || source.unanswered)
+                continue;
+            Mask others = 0;
+            for (const auto& other : consumers_) {
+                if (&other != &consumer) others |= other.source.granted;
+            }
+            if ((others & *wanted) != 0) {
+                if (!early) continue;
+                met(Met::two_owners);
+            }
+            source.granted = *wanted;
+            source.events.push_back({false, false});
+            wanted.reset();
+        }
+    }
+
+    // What a consumer does.
+
+    void act(Consumer& consumer) {
+        if (!consumer.state) {
+            start(consumer);
+            return;
+        }
+        if (consumer.expelled) {
+            consumer.expelled = false;
+            rebalance_at_ = std::min(rebalance_at_, now_ + random_.between(kMillisecond, 10 * kMillisecond));
+        }
+        switch (consumer.op) {
+            case Op::none:
+                step(consumer);
+                break;
+            case Op::claim:
+                go_on_claiming(consumer);
+                break;
+            case Op::flush:
+                go_on_flushing(consumer);
+                break;
+            case Op::resolve:
+                go_on_resolving(consumer);
+                break;
+        }
+        if (consumer.state) check_beliefs(consumer);
+    }
+
+    void start_op(Consumer& consumer, Op op) {
+        consumer.op = op;
+        consumer.stage = 0;
+        consumer.began = now_;
+        consumer.waits_since = 0;
+        consumer.spins = 0;
+        consumer.wake = now_ + latency();
+    }
+
+    void end_op(Consumer& consumer) {
+        consumer.op = Op::none;
+        consumer.wake = now_ + random_.between(10, 100);
+    }
+
+    void step(Consumer& consumer) {
+        auto& state = *consumer.state;
+        while (!consumer.answers.empty() && consumer.answers.front().at <= now_) {
+            const auto& answer = consumer.answers.front();
+            for (int partition = 0; partition < partitions_; ++partition) {
+                consumer.newest_asked[static_cast<std::size_t>(partition)] = answer.asked;
+            }
+            state.log_end(answer.asked, std::span(answer.ends.data(), static_cast<std::size_t>(partitions_)));
+            consumer.answers.pop_front();
+        }
+        const auto step = state.next(steady(now_));
+        switch (step.what) {
+            case StreamState::Do::poll:
+                poll(consumer, step.timeout);
+                break;
+            case StreamState::Do::claim:
+                tell(&consumer, "claim");
+                start_op(consumer, Op::claim);
+                break;
+            case StreamState::Do::flush:
+                start_flush(consumer);
+                break;
+            case StreamState::Do::resolve:
+                tell(&consumer, "resolve");
+                start_op(consumer, Op::resolve);
+                break;
+            case StreamState::Do::unassign:
+                tell(&consumer, "unassign");
+                state.unassigned();
+                consumer.source = {};
+                consumer.lost = false;
+                consumer.wake = now_ + random_.between(10, 200);
+                give_out(false);
+                break;
+            case StreamState::Do::finished:
+                if (!consumer.leaving) throw Violation("a consumer finished that nobody stopped");
+                tell(&consumer, "finished");
+                go_down(consumer, random_.between(0, 100 * kMillisecond), 0);
+                break;
+        }
+    }
+
+    void poll(Consumer& consumer, milliseconds timeout) {
+        auto& state = *consumer.state;
+        auto& source = consumer.source;
+        if (timeout < milliseconds(0) || timeout > options_.poll + milliseconds(20)) {
+            throw Violation(text("a poll of ", timeout.count(), " ms"));
+        }
+        if (!source.events.empty()) {
+            const auto event = source.events.front();
+            source.events.pop_front();
+            tell_of_group(consumer, event);
+            consumer.wake = now_ + random_.between(10, 100);
+            return;
+        }
+        bool got = false;
+        for (auto left = 1 + random_.below(6); left > 0; --left) {
+            if (source.unanswered || state.paused(steady(now_)) || !take(consumer)) break;
+            got = true;
+        }
+        if (got) {
+            consumer.spins = 0;
+            consumer.wake = now_ + random_.between(10, 300);
+            return;
+        }
+        if (timeout == milliseconds(0) && ++consumer.spins > kMaxIdleSpins)
+            throw Violation("a consumer spins instead of waiting");
+        if (timeout > milliseconds(0)) consumer.spins = 0;
+        consumer.wake = now_ + std::max<Time>(50, std::chrono::duration_cast<microseconds>(timeout).count());
+    }
+
+    void tell_of_group(Consumer& consumer, const Source::Event& event) {
+        auto& state = *consumer.state;
+        auto& source = consumer.source;
+        source.unanswered = true;
+        std::vector<std::int32_t> partitions;
+        for (int partition = 0; partition < partitions_; ++partition) {
+            if ((source.granted & bit(partition)) != 0) partitions.push_back(partition);
+        }
+        if (!event.revoked) {
+            tell(&consumer, "assigned ", source.granted);
+            if (partitions.empty()) source.unanswered = false;  // answered with nothing, at once
+            state.polled(kafka::Assigned{std::move(partitions)}, steady(now_));
+            return;
+        }
+        tell(&consumer, event.lost ? "lost " : "revoked ", source.granted);
+        if (state.buffer().records() > 0) met(event.lost ? Met::lost_with_records : Met::revoked_with_records);
+        consumer.lost = event.lost;
+        const bool lost = event.lost && mutation_ != Mutation::keep_buffer_on_loss;
+        state.polled(kafka::Revoked{std::move(partitions), lost}, steady(now_));
+    }
+
+    // One record or end of a partition, from any partition that has one.
+    bool take(Consumer& consumer) {
+        auto& source = consumer.source;
+        std::array<int, kMaxPartitions> ready{};
+        int count = 0;
+        for (int partition = 0; partition < partitions_; ++partition) {
+            const auto index = static_cast<std::size_t>(partition);
+            if ((source.assigned & bit(partition)) == 0) continue;
+            if (source.position[index] < log_.end(partition) || source.end_told[index] < log_.end(partition)) {
+                ready[static_cast<std::size_t>(count++)] = partition;
+            }
+        }
+        if (count == 0) return false;
+        const auto partition = ready[static_cast<std::size_t>(random_.below(count))];
+        const auto index = static_cast<std::size_t>(partition);
+        if (const auto stale = std::exchange(source.stale_end[index], 0); stale > 0) {
+            consumer.state->polled(kafka::EndOfPartition{partition, stale}, steady(now_));
+            return true;
+        }
+        const auto& entries = log_.at(partition);
+        auto& position = source.position[index];
+        while (position < log_.end(partition) && !entries[static_cast<std::size_t>(position)].record)
+            ++position;
+        if (position == log_.end(partition)) {
+            source.end_told[index] = position;
+            consumer.state->polled(kafka::EndOfPartition{partition, position}, steady(now_));
+            return true;
+        }
+        kafka::Record record;
+        record.partition = partition;
+        record.offset = position;
+        record.append_time = entries[static_cast<std::size_t>(position)].append_time;
+        record.value = "value";
+        consumer.state->polled(std::move(record), steady(now_));
+        ++position;
+        return true;
+    }
+
+    // Whether the rows are free. While they are not, the operation waits, and fails after the lock time-out.
+    enum class Locks : std::uint8_t { free, wait, time_out };
+    Locks wait_for(Consumer& consumer, Mask partitions) {
+        if (!store_.locked(partitions, consumer.tx)) return Locks::free;
+        if (consumer.waits_since == 0) consumer.waits_since = now_;
+        if (now_ - consumer.waits_since >= kLockTimeout) return Locks::time_out;
+        consumer.wake = now_ + random_.between(100, 2 * kMillisecond);
+        return Locks::wait;
+    }
+
+    [[nodiscard]] Mask mask(const Consumer& consumer) const {
+        Mask partitions = 0;
+        for (const auto partition : consumer.state->partitions())
+            partitions |= bit(partition);
+        return partitions;
+    }
+
+    void go_on_claiming(Consumer& consumer) {
+        auto& state = *consumer.state;
+        const auto partitions = mask(consumer);
+        if (consumer.stage == 0) {
+            if (now_ < outage_until_) return fail_claim(consumer);
+            switch (wait_for(consumer, partitions)) {
+                case Locks::wait:
+                    return;
+                case Locks::time_out:
+                    store_.terminate_holders(partitions);
+                    break;
+                case Locks::free:
+                    break;
+            }
+            consumer.claims = store_.claim(partitions);
+            consumer.stage = 1;
+            consumer.wake = now_ + latency();
+            return;
+        }
+        if (has(kLostAnswer) && random_.chance(30)) {
+            met(Met::claim_answer_lost);
+            return fail_claim(consumer);
+        }
+        const auto starts = state.claimed(consumer.claims, steady(now_));
+        auto& source = consumer.source;
+        const auto before = std::exchange(source.assigned, 0);
+        if (starts.size() != consumer.claims.size()) throw Violation("not everything that was claimed is read");
+        for (const auto& [partition, offset] : starts) {
+            const auto index = static_cast<std::size_t>(partition);
+            if ((source.granted & bit(partition)) == 0)
+                throw Violation("a partition is read that the group did not give");
+            if (mutation_ == Mutation::stale_end_of_partition && (before & bit(partition)) != 0) {
+                source.stale_end[index] = source.position[index];
+            }
+            source.assigned |= bit(partition);
+            source.position[index] = offset;
+            source.end_told[index] = 0;
+        }
+        source.unanswered = false;
+        consumer.lost = false;
+        consumer.thawed_with_records = false;
+        tell(&consumer, "claimed ", partitions);
+        end_op(consumer);
+    }
+
+    void fail_claim(Consumer& consumer) {
+        tell(&consumer, "claim failed");
+        consumer.state->claim_failed(steady(now_));
+        end_op(consumer);
+    }
+
+    void start_flush(Consumer& consumer) {
+        if (consumer.lost) throw Violation("records of lost partitions are written");
+        consumer.batch = consumer.state->batch();
+        for (auto& part : consumer.batch.parts) {
+            if ((consumer.source.granted & bit(part.partition)) == 0)
+                throw Violation("a partition is written that the group took");
+            if (mutation_ == Mutation::as_of_of_newest_end) {
+                const auto asked = consumer.newest_asked[static_cast<std::size_t>(part.partition)];
+                if (asked != Timestamp{}) part.as_of = asked;
+            }
+            tell(&consumer, "flush ", part.partition, " [", part.from, ", ", part.next, ") epoch ", part.epoch);
+        }
+        if (consumer.batch.records() == 0) met(Met::instant_alone);
+        start_op(consumer, Op::flush);
+    }
+
+    void go_on_flushing(Consumer& consumer) {
+        if (consumer.stage == 3) return end_flush(consumer);
+        if (consumer.stage == 0) {
+            if (now_ < outage_until_) return answer(consumer, Flushed::failed);
+            if (consumer.tx == -1) consumer.tx = store_.begin();
+            Mask partitions = 0;
+            for (const auto& part : consumer.batch.parts)
+                partitions |= bit(part.partition);
+            switch (wait_for(consumer, partitions)) {
+                case Locks::wait:
+                    return;
+                case Locks::time_out:
+                    store_.abort(consumer.tx);
+                    return answer(consumer, Flushed::failed);
+                case Locks::free:
+                    break;
+            }
+            if (!store_.advance(consumer.tx, consumer.batch)) {
+                store_.abort(consumer.tx);
+                if (consumer.thawed_with_records) met(Met::zombie_refused);
+                return answer(consumer, Flushed::fenced);
+            }
+        } else {
+            const bool broken = now_ < outage_until_ || (has(kBrokenConnection) && random_.chance(10));
+            if (broken && store_.is_open(consumer.tx)) store_.abort(consumer.tx);
+            if (!store_.is_open(consumer.tx)) {
+                // Whoever sends COMMIT into a session that is gone cannot tell whether it arrived.
+                return answer(consumer,
+                              consumer.stage == 2 && random_.chance(50) ? Flushed::in_doubt : Flushed::failed);
+            }
+            if (consumer.stage == 1) store_.fold(consumer.tx, consumer.batch);
+            if (consumer.stage == 2) return commit(consumer);
+        }
+        store_.idle_until(consumer.tx, now_ + kIdleInTransaction);
+        consumer.stage += 1;
+        consumer.wake = now_ + latency();
+    }
+
+    void commit(Consumer& consumer) {
+        if (mutation_ == Mutation::offsets_before_apply) store_.move_offsets(consumer.tx);
+        const bool in_doubt = has(kInDoubt) && random_.chance(30);
+        switch (in_doubt ? random_.below(3) : 0) {
+            case 1:
+                store_.abort(consumer.tx);
+                break;
+            case 2:
+                store_.leave_undecided(consumer.tx, now_ + random_.between(0, 60 * kMillisecond), random_.chance(60));
+                break;
+            default:
+                store_.commit(consumer.tx);
+                break;
+        }
+        answer(consumer, in_doubt ? Flushed::in_doubt : Flushed::committed);
+    }
+
+    // The client hears of it after a while, or never.
+    void answer(Consumer& consumer, Flushed outcome) {
+        consumer.outcome = outcome;
+        consumer.stage = 3;
+        consumer.wake = now_ + latency();
+    }
+
+    void end_flush(Consumer& consumer) {
+        auto& state = *consumer.state;
+        auto outcome = consumer.outcome;
+        if (outcome == Flushed::in_doubt && mutation_ == Mutation::in_doubt_is_committed) outcome = Flushed::committed;
+        if (outcome == Flushed::in_doubt && mutation_ == Mutation::in_doubt_is_not_committed) outcome = Flushed::failed;
+        constexpr std::array<std::string_view, 4> kOutcomes{"committed", "fenced", "failed", "in doubt"};
+        tell(&consumer, "flush ", kOutcomes.at(static_cast<std::size_t>(outcome)));
+        if (outcome == Flushed::failed) met(Met::failed_flush);
+        if (outcome == Flushed::fenced) met(Met::fenced_flush);
+        state.flushed(outcome, steady(consumer.began), steady(now_));
+        if (consumer.tx != -1) {
+            if (outcome == Flushed::committed && mutation_ != Mutation::forget_log_time) {
+                for (const auto& [partition, log_time] : store_.log_times(consumer.tx))
+                    state.log_time(partition, log_time);
+            }
+            store_.forget(consumer.tx);
+            consumer.tx = -1;
+        }
+        consumer.batch.parts.clear();
+        consumer.late_commit = false;
+        end_op(consumer);
+    }
+
+    void go_on_resolving(Consumer& consumer) {
+        auto& state = *consumer.state;
+        const auto partitions = mask(consumer);
+        if (now_ < outage_until_) return fail_resolving(consumer);
+        switch (wait_for(consumer, partitions)) {
+            case Locks::wait:
+                if (!std::exchange(consumer.late_commit, true)) met(Met::in_doubt_undecided);
+                return;
+            case Locks::time_out:
+                return fail_resolving(consumer);
+            case Locks::free:
+                break;
+        }
+        const auto before = state.counters();
+        state.resolved(store_.read(partitions), steady(now_));
+        const auto& after = state.counters();
+        if (after.in_doubt_committed != before.in_doubt_committed) {
+            met(Met::in_doubt_committed);
+        } else if (after.fenced == before.fenced) {
+            met(Met::in_doubt_not_committed);
+        }
+        tell(&consumer, "resolved: ", state.phase());
+        end_op(consumer);
+    }
+
+    void fail_resolving(Consumer& consumer) {
+        tell(&consumer, "resolve failed");
+        consumer.state->resolve_failed(steady(now_));
+        end_op(consumer);
+    }
+
+    // A consumer never thinks that more is in the tables than is, and never holds more than it may.
+    void check_beliefs(const Consumer& consumer) const {
+        const auto& state = *consumer.state;
+        const auto as_of = state.as_of();
+        for (const auto& [partition, part] : state.buffer().parts()) {
+            const auto& row = store_.row(partition);
+            if (part.from > row.next) {
+                throw Violation(text("consumer ", consumer.number, " thinks partition ", partition, " is at ",
+                                     part.from, ", it is at ", row.next));
+            }
+            if (as_of && *as_of > row.as_of)
+                throw Violation(text("consumer ", consumer.number, " thinks it has more than it has"));
+        }
+        if (state.buffer().records() > options_.limits.records) throw Violation("the buffer is beyond its limit");
+    }
+
+    // The end: no faults any more, everybody up.
+
+    void drain() {
+        tell(nullptr, "drain");
+        draining_ = true;
+        drain_by_ = now_ + kDrain;
+        outage_until_ = 0;
+        pace_ = 3 * kMillisecond;
+        for (auto& consumer : consumers_) {
+            if (consumer.frozen_until > now_) {
+                consumer.frozen_until = 0;
+                consumer.wake = now_;
+            }
+        }
+        rebalance_at_ = now_ + kSession;
+    }
+
+    [[nodiscard]] bool caught_up() const {
+        for (int partition = 0; partition < partitions_; ++partition) {
+            const auto& row = store_.row(partition);
+            if (row.next != log_.end(partition) || row.as_of < wall(faults_end_)) return false;
+        }
+        return true;
+    }
+
+    void stop_all() {
+        tell(nullptr, "stop all");
+        stopping_ = true;
+        drain_by_ = now_ + kDrain;
+        rebalance_at_ = kNever;
+        for (auto& consumer : consumers_) {
+            if (consumer.state) {
+                consumer.leaving = true;
+                consumer.state->stop();
+            } else {
+                consumer.wake = kNever;
+            }
+        }
+    }
+
+    [[nodiscard]] bool all_stopped() const {
+        return store_.next_end() == kNever &&
+               std::none_of(consumers_.begin(), consumers_.end(),
+                            [](const Consumer& consumer) { return consumer.state.has_value(); });
+    }
+
+    [[nodiscard]] std::string standing() const {
+        std::ostringstream out;
+        for (int partition = 0; partition < partitions_; ++partition) {
+            const auto& row = store_.row(partition);
+            out << "partition " << partition << " at " << row.next << " of " << log_.end(partition) << ", as of "
+                << (row.as_of == Timestamp{} ? 0 : (row.as_of - kEpoch).count()) << " us; ";
+        }
+        for (const auto& consumer : consumers_) {
+            out << "consumer " << consumer.number << ' ' << (consumer.state ? consumer.state->phase() : "down") << "; ";
+        }
+        return out.str();
+    }
+
+    Random random_;
+    Mutation mutation_;
+    std::ostream* trace_;
+    Run run_;
+    int partitions_;
+    Log log_;
+    Store store_;
+    std::vector<Consumer> consumers_;
+    StreamState::Options options_;
+    unsigned faults_ = 0;
+    Time pace_ = 0;  // of what the world does: once in this time, on average
+    Time faults_end_ = 0;
+    int most_entries_ = 0;
+    int appended_ = 0;
+    hours broker_clock_{0};
+    Time now_ = 0;
+    Time rebalance_at_ = kNever;
+    Time outage_until_ = 0;
+    Time drain_by_ = 0;
+    bool draining_ = false;
+    bool stopping_ = false;
+    std::array<std::optional<Mask>, kMaxConsumers> wanted_{};  // what the group has for each, not told yet
+};
+
+}  // namespace
+
+std::span<const MutationName> mutations() noexcept {
+    return kMutations;
+}
+
+std::string_view to_string(Met met) noexcept {
+    return kMetNames[static_cast<std::size_t>(met)];
+}
+
+Run simulate(std::uint64_t seed, Mutation mutation, std::ostream* trace) {
+    return Simulation(seed, mutation, trace).run();
+}
+
+}  // namespace tidemark::tests
