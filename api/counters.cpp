@@ -1,0 +1,207 @@
+#include "api/counters.h"
+
+#include "api/items.h"
+#include "schemas/counters.h"
+#include "schemas/json.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+
+namespace tidemark::api {
+namespace {
+
+namespace counters = schemas::counters;
+using schemas::Violations;
+
+const schemas::Stream& stream() { return *schemas::find_stream("counters"); }
+
+// In each statement the last row is the progress: see Reads.
+
+constexpr pg::Statement kCounter{"counter", R"(
+    select 1, generation, key, value, count::text, updated_us::text
+    from counters.api_counters where key = $1
+    union all
+    select 0, generation, applied, as_of, null, null from counters.api_progress
+    order by 1 desc)"};
+
+constexpr pg::Statement kCounters{"counters", R"(
+    (select 1 as part, generation, key collate "C" as key, value, count::text, updated_us::text
+     from counters.api_counters
+     where key >= $1 and ($2::text is null or key < $2) and ($3::text is null or key > $3)
+     order by counters.api_counters.key limit $4)
+    union all
+    select 0, generation, applied collate "C", as_of, null, null from counters.api_progress
+    order by part desc, key)"};
+
+// $2 and $3 bound the starts of the bins, $4 is the last start of the page before.
+constexpr pg::Statement kWindows{"counter_windows", R"(
+    (select 2 as part, generation, (extract(epoch from bin_start) * 1000000)::bigint::text as start_us,
+            sum(value)::text, sum(count)::text, bin_start
+     from (select generation, date_bin(make_interval(secs => $5), window_start, timestamptz 'epoch') as bin_start, value, count
+           from counters.api_counter_windows
+           where key = $1 and window_start >= $2 and window_start < $3) as binned
+     where $4::timestamptz is null or bin_start > $4
+     group by generation, bin_start order by bin_start limit $6)
+    union all
+    select 1, generation, key, null, null, null from counters.api_counters where key = $1
+    union all
+    select 0, generation, applied, as_of, null, null from counters.api_progress
+    order by part desc, bin_start)"};
+
+/// An increment is a key of 256 bytes, each up to six in escapes, and a number.
+constexpr std::size_t kMaxIncrementBytes = 16 * 1024;
+
+constexpr std::string_view kNoSuchCounter = "No counter has this key";
+
+constexpr std::array kEntityMedia{Media::json};
+constexpr std::array kListMedia{Media::json, Media::csv, Media::ndjson};
+
+/// The key in the path, which the router has decoded.
+std::string read_key(const http::Request& request, Violations& violations) {
+    const auto& key = request.params[0];
+    if (key.empty() || key.size() > counters::kMaxKeyBytes || !schemas::json::is_utf8(key)) {
+        violations.push_back({"/key", "must be 1 to 256 bytes of UTF-8"});
+        return {};
+    }
+    return key;
+}
+
+void post_increment(LogWriter& writer, const http::Request& request, http::Reply reply) {
+    static const auto kStream = ProgressWatch::index_of(stream());
+    const auto body = read_body(request);
+    if (!body) {
+        writer.write(request, std::move(reply), {}, body.violations());
+        return;
+    }
+    const auto increment = counters::read(*body, schemas::json::Unknown::refuse);
+    if (!increment) {
+        writer.write(request, std::move(reply), {}, increment.violations());
+        return;
+    }
+    thread_local std::string data;
+    data.clear();
+    counters::append(data, *increment);
+    writer.write(request, std::move(reply),
+                 {.stream = kStream, .type = counters::kIncremented, .key = increment->key, .data = data});
+}
+
+void get_counter(Reads& reads, const http::Request& request, http::Reply reply) {
+    Violations violations;
+    const std::array known{Reads::kAtLeast};
+    const Query query(request.query, known, violations);
+    const auto key = read_key(request, violations);
+    auto read = reads.begin(request, std::move(reply), query, stream(), kEntityMedia, std::move(violations));
+    if (!read) return;
+    read->entity = key;
+    const auto params = [key] {
+        pg::Params given;
+        given.add(key);
+        return given;
+    };
+    const auto render = [](const Reads::Look& look, const Read&) -> Found {
+        if (look.items == 0) return {.missing = kNoSuchCounter};
+        const auto& rows = look.rows;
+        return {.body = Item()
+                            .text("key", rows.text(0, 2))
+                            .number("value", rows.text(0, 3))
+                            .number("count", rows.text(0, 4))
+                            .instant("updatedAt", rows.instant(0, 5))
+                            .finish()};
+    };
+    reads.answer(std::move(read), {kCounter, params, render});
+}
+
+void get_counters(Reads& reads, const http::Request& request, http::Reply reply) {
+    static constexpr std::array<std::string_view, 4> kColumns{"key", "value", "count", "updatedAt"};
+    constexpr char kCursor = 'c';
+    Violations violations;
+    const std::array<std::string_view, 4> known{Reads::kAtLeast, "prefix", "limit", "cursor"};
+    const Query query(request.query, known, violations);
+    const auto page = read_page(query, kCursor, violations);
+    const std::string prefix(query.get("prefix").value_or(""));
+    if (prefix.size() > counters::kMaxKeyBytes) violations.push_back({"?prefix", "is longer than any key, which has 256 bytes at most"});
+    auto read = reads.begin(request, std::move(reply), query, stream(), kListMedia, std::move(violations));
+    if (!read) return;
+    const auto params = [prefix, page] {
+        pg::Params given;
+        given.add(prefix).add_optional(after_prefix(prefix)).add_optional(page.after).add(page.limit + 1);
+        return given;
+    };
+    const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
+        const auto& rows = look.rows;
+        const auto shown = std::min(look.items, static_cast<std::size_t>(page.limit));
+        Items items(asked.media, kColumns);
+        for (std::size_t row = 0; row < shown; ++row) {
+            items.text(rows.text(row, 2));
+            items.number(rows.text(row, 3));
+            items.number(rows.text(row, 4));
+            items.instant(rows.instant(row, 5));
+        }
+        auto next = shown < look.items ? make_cursor(kCursor, rows.text(shown - 1, 2)) : std::string();
+        return {.body = items.finish(next), .next_cursor = std::move(next)};
+    };
+    reads.answer(std::move(read), {kCounters, params, render});
+}
+
+void get_windows(Reads& reads, const http::Request& request, http::Reply reply) {
+    static constexpr std::array<std::string_view, 3> kColumns{"start", "value", "count"};
+    constexpr char kCursor = 'w';
+    constexpr std::int64_t kWindowPart = 2;
+    Violations violations;
+    const std::array<std::string_view, 6> known{Reads::kAtLeast, "from", "to", "step", "limit", "cursor"};
+    const Query query(request.query, known, violations);
+    const auto key = read_key(request, violations);
+    const auto range = read_range(query, violations);
+    const auto step = read_step(query, violations);
+    const auto page = read_page(query, kCursor, violations);
+    const auto after = read_instant_key(page, violations);
+    auto read = reads.begin(request, std::move(reply), query, stream(), kListMedia, std::move(violations));
+    if (!read) return;
+    read->entity = key;
+    const auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
+    const auto params = [key, bins, step, page, after] {
+        pg::Params given;
+        given.add(key).add(bins.from).add(bins.to).add_optional(after).add(std::int64_t{step.count()}).add(page.limit + 1);
+        return given;
+    };
+    const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
+        const auto& rows = look.rows;
+        // The row after the windows says that there is such a counter.
+        if (look.items == 0 || rows.integer(look.items - 1, 0) == kWindowPart) return {.missing = kNoSuchCounter};
+        const auto windows = look.items - 1;
+        const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
+        Items items(asked.media, kColumns);
+        for (std::size_t row = 0; row < shown; ++row) {
+            items.instant(rows.instant(row, 2));
+            items.number(rows.text(row, 3));
+            items.number(rows.text(row, 4));
+        }
+        auto next = shown < windows ? make_cursor(kCursor, rows.text(shown - 1, 2)) : std::string();
+        return {.body = items.finish(next), .next_cursor = std::move(next)};
+    };
+    reads.answer(std::move(read), {kWindows, params, render});
+}
+
+}  // namespace
+
+void add_counters(http::Router& router, LogWriter& writer, Reads& reads) {
+    router.add({.method = http::Method::post,
+                .path = "/increment",
+                .handler = [&writer](const http::Request& request, http::Reply reply) { post_increment(writer, request, std::move(reply)); },
+                .max_body_bytes = kMaxIncrementBytes,
+                .media_types = {"application/json"}});
+    const auto add_read = [&](std::string path, void (*handler)(Reads&, const http::Request&, http::Reply)) {
+        router.add({.method = http::Method::get,
+                    .path = std::move(path),
+                    .handler = [&reads, handler](const http::Request& request, http::Reply reply) {
+                        handler(reads, request, std::move(reply));
+                    }});
+    };
+    add_read("/counters", get_counters);
+    add_read("/counters/{key}", get_counter);
+    add_read("/counters/{key}/windows", get_windows);
+}
+
+}  // namespace tidemark::api

@@ -1,0 +1,290 @@
+#include "api/read.h"
+
+#include "infra/base/log.h"
+#include "infra/kafka/partitioner.h"
+#include "infra/postgres/error.h"
+#include "schemas/json.h"
+#include "schemas/position.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <stdexcept>
+#include <utility>
+
+namespace tidemark::api {
+namespace {
+
+/// A statement that meets two swaps of generations in a row has met something else.
+constexpr int kRuns = 3;
+
+/// Beyond its wait a read needs its statement's own time-out, and a second for the answer.
+constexpr std::chrono::milliseconds kBeyondWait{4'000};
+
+std::string stale_detail(const Read& read, const std::optional<schemas::Timestamp>& as_of) {
+    std::string detail = "the tables did not become as fresh as was asked for within ";
+    detail.append(std::to_string(read.wishes.wait.count())).append(" s");
+    if (as_of) detail.append("; they hold everything before ").append(schemas::format_instant(*as_of));
+    return detail;
+}
+
+/// The target without its cursor, up to where the next cursor's value goes.
+std::string link_of(const http::Request& request) {
+    std::string link(request.path);
+    link.push_back('?');
+    for (auto rest = request.query; !rest.empty();) {
+        const auto at = std::min(rest.find('&'), rest.size());
+        const auto parameter = rest.substr(0, at);
+        rest.remove_prefix(std::min(at + 1, rest.size()));
+        const auto name = http::percent_decode(parameter.substr(0, parameter.find('=')), true);
+        if (parameter.empty() || name == "cursor") continue;
+        link.append(parameter).push_back('&');
+    }
+    return link.append("cursor=");
+}
+
+/// FNV-1a, finished with a mixer as its upper bits alone are weak. An entity tag tells versions of one resource apart; nobody
+/// gains by making two equal.
+std::uint64_t hash(std::string_view text, std::uint64_t seed) noexcept {
+    std::uint64_t value = 14695981039346656037ULL ^ seed;
+    for (const char c : text) value = (value ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+    value ^= value >> 33U;
+    value *= 0xff51afd7ed558ccdULL;
+    value ^= value >> 33U;
+    return value;
+}
+
+std::string quote(std::uint64_t value, std::string_view prefix) {
+    std::array<char, 16> digits;
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value, 16).ptr;
+    std::string tag(prefix);
+    tag.push_back('"');
+    tag.append(digits.data(), static_cast<std::size_t>(end - digits.data())).push_back('"');
+    return tag;
+}
+
+/// Nullopt while the tables are just being made, and have no partitions yet.
+std::optional<Reads::Look> read_look(pg::Rows rows) {
+    if (rows.empty()) throw std::logic_error("no row of progress");
+    const auto last = rows.size() - 1;
+    if (rows.integer(last, 0) != 0) throw std::logic_error("the last row is not the progress");
+    if (!rows.cell(last, 1)) return std::nullopt;
+    auto progress = Progress::read(rows.integer(last, 1), rows.text(last, 2), rows.text(last, 3));
+    return Reads::Look{std::move(rows), last, std::move(progress)};
+}
+
+bool has_one_generation(const Reads::Look& look) {
+    for (std::size_t row = 0; row < look.items; ++row) {
+        if (look.rows.integer(row, 1) != look.progress.generation) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+std::string make_etag(std::int32_t generation, Media media, std::string_view body) {
+    const auto seed = (static_cast<std::uint64_t>(static_cast<std::uint32_t>(generation)) << 8U) | static_cast<std::uint64_t>(media);
+    return quote(hash(body, seed * 0x9e3779b97f4a7c15ULL), "");
+}
+
+std::string make_weak_etag(std::string_view text) { return quote(hash(text, 0), "W/"); }
+
+std::shared_ptr<Read> Reads::begin(const http::Request& request, http::Reply reply, const Query& query,
+                                   const schemas::Stream& stream, std::span<const Media> offered, schemas::Violations violations) {
+    auto read = std::make_shared<Read>();
+    read->reply = std::move(reply);
+    read->trace = trace_of(request);
+    read->stream = ProgressWatch::index_of(stream);
+    read->wishes = read_wishes(request, query, violations);
+    std::vector<schemas::TokenPart> parts;
+    if (!read->wishes.at_least.empty()) parts = parts_of_stream(read->wishes.at_least, stream.name, "?at_least", violations);
+    if (!violations.empty()) {
+        send_problem(read->reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)}, read->trace);
+        return nullptr;
+    }
+    const auto media = choose_media(joined_fields(request, "accept"), offered);
+    if (!media) {
+        std::string detail = "this route answers with ";
+        for (const auto offer : offered) detail.append(offer == offered.front() ? "" : ", ").append(content_type(offer));
+        send_problem(read->reply, {.type = &problems::kNotAcceptable, .detail = std::move(detail)}, read->trace);
+        return nullptr;
+    }
+    read->media = *media;
+    read->if_none_match = joined_fields(request, "if-none-match");
+    if (offered.size() > 1) read->next_link = link_of(request);
+    if (read->wishes.is_demanding() && !demand(*read, parts, "?at_least")) return nullptr;
+    read->wish.everything_acknowledged = read->wishes.no_cache;
+    if (read->wishes.max_age) read->wish.as_of = clock_.now() - *read->wishes.max_age;
+    return read;
+}
+
+bool Reads::demand(Read& read, const std::vector<schemas::TokenPart>& parts, std::string_view pointer) const {
+    if (watch_.log(read.stream).hash().empty()) {
+        send_problem(read.reply, {.type = &problems::kUnavailable, .detail = "it is not known yet how far the tables are"}, read.trace);
+        return false;
+    }
+    read.token_pointer = pointer;
+    for (const auto& part : parts) {
+        if (watch_.is_of_log(read.stream, part)) {
+            read.wish.at_least.push_back(part.position);
+            continue;
+        }
+        send_problem(read.reply, {.type = &problems::kTokenUnknown, .violations = {{std::string(pointer), "is of another log"}}}, read.trace);
+        return false;
+    }
+    return true;
+}
+
+void Reads::when_fresh(std::shared_ptr<Read> read, std::function<void()> then) {
+    if (!read->wish) {
+        then();
+        return;
+    }
+    const std::chrono::milliseconds wait = read->wishes.wait;
+    read->reply.extend_deadline(static_cast<std::uint32_t>((wait + kBeyondWait).count()));
+    auto wish = read->wish;
+    const auto stream = read->stream;
+    watch_.wait(stream, std::move(wish), wait, [this, read = std::move(read), then = std::move(then)](const WaitOutcome& outcome) {
+        switch (outcome.waited) {
+            case Waited::satisfied:
+                read->proven_as_of = outcome.as_of;
+                then();
+                return;
+            case Waited::stale:
+                if (read->wishes.lenient) {
+                    then();
+                    return;
+                }
+                send_problem(read->reply, {.type = &problems::kStale, .detail = stale_detail(*read, watch_.as_of(read->stream))},
+                             read->trace);
+                return;
+            case Waited::token_unknown:
+                send_problem(read->reply,
+                             {.type = &problems::kTokenUnknown, .violations = {{std::string(read->token_pointer), "lies beyond the end of the log"}}},
+                             read->trace);
+                return;
+            case Waited::crowded:
+                send_problem(read->reply, {.type = &problems::kOverloaded, .detail = "too many reads are waiting already"}, read->trace);
+                return;
+        }
+    });
+}
+
+bool Reads::query(const pg::Statement& statement, pg::Params params, pg::QueryCallback then) {
+    {
+        const std::lock_guard lock(mutex_);
+        ++under_way_;
+    }
+    const auto done = [this] {
+        const std::lock_guard lock(mutex_);             // held while notifying, as the waiter may destroy both
+        if (--under_way_ == 0) idle_.notify_all();
+    };
+    const bool taken = pool_.submit(statement, std::move(params), [done, then = std::move(then)](pg::QueryResult result) {
+        then(std::move(result));
+        done();
+    });
+    if (!taken) done();
+    return taken;
+}
+
+void Reads::wait_idle() {
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [this] { return under_way_ == 0; });
+}
+
+void Reads::look(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then) {
+    run(statement, std::move(params), std::move(then), kRuns);
+}
+
+void Reads::run(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then, int runs_left) {
+    // Copies, as the pool may refuse the call and then the caller must still be answered.
+    const auto on_result = [this, &statement, params, then, runs_left](pg::QueryResult result) {
+        if (result.error) {
+            if (result.error->failure() == pg::Failure::bug) report_bug(statement, *result.error);
+            then(&problems::kUnavailable);
+            return;
+        }
+        try {
+            auto found = read_look(std::move(result.rows));
+            if (found && has_one_generation(*found)) {
+                then(*std::move(found));
+            } else if (found && runs_left > 1) {
+                run(statement, params, then, runs_left - 1);
+            } else {
+                then(&problems::kUnavailable);
+            }
+        } catch (const std::logic_error& error) {
+            // A column is not what the statement says it is. The reply that `then` holds is dropped, which answers 500.
+            report_bug(statement, error);
+        }
+    };
+    if (!query(statement, params(), on_result)) then(&problems::kOverloaded);
+}
+
+void Reads::report_bug(const pg::Statement& statement, const std::exception& error) {
+    if (bug_reported_.exchange(true)) return;
+    base::log::error("statement_is_wrong", {{"statement", statement.name}, {"error", error.what()}});
+}
+
+void Reads::answer(std::shared_ptr<Read> read, Question question) {
+    when_fresh(read, [this, read, question = std::move(question)] {
+        look(question.statement, question.params, [this, read, render = question.render](std::variant<Look, const ProblemType*> looked) {
+            if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
+                send_problem(read->reply, {.type = *problem}, read->trace);
+                return;
+            }
+            const auto& found = std::get<Look>(looked);
+            const auto answer = render(found, *read);
+            const auto fresh = freshness(*read, found.progress);
+            if (!answer.missing.empty()) {
+                std::string lines;
+                append_freshness(lines, fresh);
+                send_problem(read->reply, {.type = &problems::kUnknownEntity, .detail = std::string(answer.missing)}, read->trace, lines);
+                return;
+            }
+            send(*read, answer.body, make_etag(found.progress.generation, read->media, answer.body), fresh, answer.next_cursor);
+        });
+    });
+}
+
+Freshness Reads::freshness(const Read& read, const Progress& progress) const {
+    Freshness fresh;
+    std::optional<std::int32_t> partition;
+    fresh.as_of = progress.oldest_as_of();
+    if (!read.entity.empty()) {
+        partition = kafka::murmur2_partition(read.entity, static_cast<std::int32_t>(progress.next.size()));
+        fresh.as_of = progress.as_of[static_cast<std::size_t>(*partition)];
+    }
+    fresh.as_of = std::max(fresh.as_of, read.proven_as_of);
+    if (const auto log_hash = watch_.log(read.stream).hash(); !log_hash.empty()) {
+        progress.append_tokens(fresh.position, schemas::catalogue()[read.stream].name, log_hash, partition);
+    }
+    return fresh;
+}
+
+void Reads::append_freshness(std::string& lines, const Freshness& fresh) const {
+    if (fresh.as_of) {
+        lines.append("Data-As-Of: ");
+        schemas::append_instant(lines, *fresh.as_of);
+        const auto age = std::chrono::duration_cast<std::chrono::seconds>(clock_.now() - *fresh.as_of).count();
+        lines.append("\r\nAge: ");
+        schemas::json::append_integer(lines, std::max<std::int64_t>(age, 0));
+        lines.append("\r\n");
+    }
+    if (!fresh.position.empty()) lines.append("Applied-Position: ").append(fresh.position).append("\r\n");
+}
+
+void Reads::send(Read& read, std::string_view body, std::string_view etag, const Freshness& fresh, std::string_view next_cursor) const {
+    std::string lines;
+    append_freshness(lines, fresh);
+    lines.append("ETag: ").append(etag).append("\r\nCache-Control: no-cache\r\n");
+    if (!read.next_link.empty()) lines.append("Vary: Accept\r\n");
+    if (!next_cursor.empty()) lines.append("Link: <").append(read.next_link).append(next_cursor).append(">; rel=\"next\"\r\n");
+    if (!read.if_none_match.empty() && names_etag(read.if_none_match, etag)) {
+        read.reply.send(304, {}, lines, {});
+        return;
+    }
+    read.reply.send(200, content_type(read.media), lines, body);
+}
+
+}  // namespace tidemark::api

@@ -1,0 +1,22 @@
+#include "api/routes.h"
+
+#include "api/counters.h"
+#include "api/pages.h"
+#include "api/problem.h"
+#include "api/vehicles.h"
+#include "infra/http/operations.h"
+
+namespace tidemark::api {
+
+http::Router make_routes(const Services& services) {
+    http::Router router;
+    add_counters(router, services.writer, services.reads);
+    add_vehicles(router, services.writer, services.reads, services.cache);
+    add_health(router, services.health);
+    http::add_operations(router, services.metrics, [health = services.health] { return not_ready_because(health); },
+                         {.refresh = services.refresh_metrics, .problem = not_ready_problem});
+    add_pages(router);
+    return router;
+}
+
+}  // namespace tidemark::api

@@ -1,0 +1,144 @@
+#include "api/write.h"
+
+#include "api/problem.h"
+#include "api/request.h"
+#include "infra/base/failpoint.h"
+#include "schemas/event.h"
+#include "schemas/position.h"
+
+#include <array>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace tidemark::api {
+namespace {
+
+using producer::Outcome;
+using producer::Published;
+
+using EventId = std::array<std::uint8_t, 16>;
+
+/// The bytes of a UUID in its text form.
+EventId read_uuid(std::string_view text) noexcept {
+    EventId id{};
+    std::size_t digit = 0;
+    for (const char c : text) {
+        if (c == '-' || digit == 2 * id.size()) continue;
+        const auto value = static_cast<std::uint8_t>(c <= '9' ? c - '0' : c - 'a' + 10);
+        id[digit / 2] = static_cast<std::uint8_t>((id[digit / 2] << 4U) | value);
+        ++digit;
+    }
+    return id;
+}
+
+std::string uuid_text(const EventId& id) {
+    std::string text;
+    for (std::size_t i = 0; i < id.size(); ++i) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) text.push_back('-');
+        append_hex(text, std::span(id).subspan(i, 1));
+    }
+    return text;
+}
+
+/// A traceparent for a request that brought none. Its trace id is the event's id, so that who has one has the other.
+void make_traceparent(std::string& out, const EventId& id) {
+    out.assign("00-");
+    append_hex(out, id);
+    out.push_back('-');
+    append_hex(out, std::span(id).last(8));
+    out.append("-00");
+}
+
+/// Answers a request when its event's fate is known, on the publisher's thread or the request's own. Of just the size that the publisher
+/// holds without allocating.
+struct Answer {
+    http::Reply reply;
+    EventId event;
+    TraceId trace;
+    const StreamLog* log;
+
+    void operator()(const Published& published) noexcept {
+        switch (published.outcome) {
+            case Outcome::accepted: accept(published); return;
+            case Outcome::overloaded: send(problems::kOverloaded, "too many events are on their way to the log"); return;
+            case Outcome::unavailable: send(problems::kUnavailable, "the log did not take the event in time"); return;
+            case Outcome::too_large: send(problems::kContentTooLarge, "the event is larger than a record of the log may be"); return;
+            case Outcome::unknown: send(problems::kOutcomeUnknown, "time ran out while the event was on its way to the log"); return;
+        }
+    }
+
+    void accept(const Published& published) noexcept {
+        thread_local std::string lines;
+        lines.assign("Log-Position: ");
+        schemas::append_token(lines, log->stream(), log->hash(), {published.partition, published.offset});
+        lines.append("\r\n");
+        reply.send(202, {}, lines, {});
+    }
+
+    void send(const ProblemType& type, std::string_view detail) noexcept {
+        Problem problem{.type = &type, .detail = std::string(detail)};
+        std::string id;
+        if (&type == &problems::kOutcomeUnknown) problem.event_id = id = uuid_text(event);
+        send_problem(reply, problem, trace);
+    }
+};
+
+}  // namespace
+
+schemas::Result<schemas::json::Value> read_body(const http::Request& request) {
+    FAILPOINT("p1_request_parsed");
+    thread_local schemas::json::Reader reader;
+    return reader.parse(request.body);
+}
+
+void LogWriter::write(const http::Request& request, http::Reply reply, const NewEvent& event, schemas::Violations violations) {
+    const auto headers = read_write_headers(request, violations);
+    if (!request.query.empty()) static_cast<void>(Query(request.query, {}, violations));
+    if (!violations.empty()) {
+        send_problem(reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)}, trace_of(request));
+        return;
+    }
+    const auto now = clock_.now();
+    if (event.occurred_at && *event.occurred_at > now + schemas::kMaxAhead) {
+        send_problem(reply,
+                     {.type = &problems::kFromTheFuture,
+                     
+                      .violations = {{"/occurredAt", "lies more than one hour in the future"}}},
+                     trace_of(request));
+        return;
+    }
+    const auto& log = watch_.log(event.stream);
+    if (log.hash().empty()) {
+        send_problem(reply, {.type = &problems::kUnavailable, .detail = "the log is not known yet"}, trace_of(request));
+        return;
+    }
+
+    thread_local std::string value;
+    thread_local std::string made_traceparent;
+    const auto id = schemas::make_uuid7(now);
+    const auto id_bytes = read_uuid(id);
+    auto traceparent = headers.traceparent;
+    if (!traceparent) {
+        make_traceparent(made_traceparent, id_bytes);
+        traceparent = made_traceparent;
+    }
+    std::string identity;
+    if (headers.idempotency_key) {
+        // Without accounts every caller is the same, nameless one.
+        const std::array<std::string_view, 4> parts{"", request.route, event.key, *headers.idempotency_key};
+        identity = schemas::idempotency_identity(parts);
+    }
+    value.clear();
+    schemas::append_event(value, {.id = id,
+                                  .source = request.route,
+                                  .type = event.type,
+                                  .time = event.occurred_at.value_or(now),
+                                  .idempotency_key = headers.idempotency_key ? std::optional<std::string_view>(identity) : std::nullopt,
+                                  .traceparent = std::nullopt,
+                                  .data = event.data});
+    publisher_.publish({.topic = static_cast<kafka::TopicIndex>(event.stream), .key = event.key, .value = value, .traceparent = *traceparent},
+                       Answer{std::move(reply), id_bytes, trace_of_traceparent(*traceparent), &log});
+}
+
+}  // namespace tidemark::api
