@@ -105,7 +105,7 @@ def _tidemark_maker(
 ) -> Iterator[Callable[..., Tidemark]]:
     made: list[tuple[Tidemark, Postgres | None]] = []
 
-    def make(*, nodes: int = 1, own_postgres: bool = False, **settings: str) -> Tidemark:
+    def make(*, nodes: int = 1, own_postgres: bool = False, migrated: bool = True, **settings: str) -> Tidemark:
         number = next(_databases)
         directory = scratch / f"tidemark-{number}"
         directory.mkdir(mode=0o711)
@@ -118,7 +118,8 @@ def _tidemark_maker(
         made.append((tidemark, own))
         alive.append(tidemark)
         cluster.start()
-        tidemark.migrate(**settings)
+        if migrated:
+            tidemark.migrate(**settings)
         return tidemark
 
     try:
@@ -137,8 +138,8 @@ def make_tidemark(
 ) -> Iterator[Callable[..., Tidemark]]:
     """Makes migrated Tidemarks, each with a fresh broker (the topics' names are fixed) and a fresh database.
 
-    `nodes=3` makes a cluster; `own_postgres=True` a database server that the test may kill; other settings go to
-    `migrate`. They end with the module, or earlier by `end()`.
+    `nodes=3` makes a cluster; `own_postgres=True` a database server that the test may kill; `migrated=False` leaves the
+    migration to the test; other settings go to `migrate`. They end with the module, or earlier by `end()`.
     """
     with _tidemark_maker(scratch, build, postgres, pytestconfig.stash[_tidemarks]) as make:
         yield make

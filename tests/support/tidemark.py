@@ -71,9 +71,13 @@ class Running:
         """SIGCONT."""
         self._program.process.send(signal.SIGCONT)
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM."""
+        self._program.process.send(signal.SIGTERM)
+
     def terminate(self, deadline: float = 15.0) -> int:
         """SIGTERM; the exit code. Fails when it does not end in time."""
-        self._program.process.send(signal.SIGTERM)
+        self.ask_to_stop()
         return self.wait_end(deadline)
 
     def wait_end(self, deadline: float = 15.0) -> int:

@@ -1,0 +1,384 @@
+"""The three programs as processes: settings, exit codes, migrations, guards, draining, logs and metrics."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from stack.process import choose_ports, wait_for
+from stack.programs import FOLDERS
+from support.answers import exchange, token
+from support.tidemark import Running, Tidemark
+
+_golden = Path(__file__).resolve().parents[1] / "golden" / "metrics"
+_programs = ("api", "consumer", "producer")
+
+
+@pytest.fixture(scope="module")
+def own(make_tidemark: Callable[..., Tidemark]) -> Tidemark:
+    """For what the shared one must not suffer."""
+    return make_tidemark()
+
+
+def _bare(build: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program with no setting but these."""
+    name = f"tidemark-{program}"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMARK_")}
+    return subprocess.run(
+        [str(build / FOLDERS[name] / name), *arguments],
+        env={**clean, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+# --- settings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", _programs)
+def test_every_program_says_its_version_and_its_settings(build: Path, program: str) -> None:
+    version = _bare(build, program, "--version")
+    assert version.returncode == 0
+    assert re.search(r"\d+\.\d+\.\d+", version.stdout)
+    assert _bare(build, program, "--help").returncode == 0
+
+
+@pytest.mark.parametrize("program", _programs)
+def test_a_checked_configuration_is_printed_without_its_secrets(tidemark: Tidemark, program: str) -> None:
+    done = tidemark.run(program, "--check-config")
+
+    assert done.returncode == 0, done.stderr
+    assert tidemark.kafka.brokers in done.stdout
+    assert tidemark.postgres.password not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "environment", "named"),
+    [
+        (
+            "consumer",
+            ["run", "--flush-interval", "5h", "--slot", "-1", "--no-such-flag", "1"],
+            {"TIDEMARK_FLUSH_BYTES": "many", "TIDEMARK_NO_SUCH_SETTING": "1"},
+            ["flush-interval", "slot", "no-such-flag", "flush-bytes", "TIDEMARK_NO_SUCH_SETTING"],
+        ),
+        (
+            "api",
+            ["serve", "--listen", "nowhere", "--no-such-flag", "1"],
+            {"TIDEMARK_NO_SUCH_SETTING": "1"},
+            ["listen", "no-such-flag", "TIDEMARK_NO_SUCH_SETTING"],
+        ),
+    ],
+)
+def test_impossible_settings_stop_the_start_and_are_all_listed(
+    build: Path, program: str, arguments: list[str], environment: dict[str, str], named: list[str]
+) -> None:
+    done = _bare(build, program, *arguments, **environment)
+
+    assert done.returncode == 2
+    assert [name for name in named if name not in done.stderr] == []
+
+
+@pytest.mark.parametrize("program", _programs)
+def test_an_unknown_command_is_wrong_use(build: Path, program: str) -> None:
+    assert _bare(build, program, "no-such-command").returncode == 2
+
+
+def test_a_setting_comes_from_flag_before_environment_before_file(build: Path, tmp_path: Path) -> None:
+    file = tmp_path / "consumer.toml"
+    file.write_text('brokers = "file:1"\nflush-interval = "111ms"\n')
+
+    def checked(*arguments: str, **environment: str) -> str:
+        done = _bare(build, "consumer", "run", "--config", str(file), "--check-config", *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "file:1" in checked()
+    assert "environment:1" in checked(TIDEMARK_BROKERS="environment:1")
+    assert "flag:1" in checked("--brokers", "flag:1", TIDEMARK_BROKERS="environment:1")
+
+
+def test_a_secret_file_that_the_world_can_read_is_refused(build: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "dsn"
+    secret.write_text("postgresql://somebody:canary@127.0.0.1/x")
+    secret.chmod(0o644)
+
+    refused = _bare(build, "consumer", "run", "--check-config", TIDEMARK_CONSUMER_DSN_FILE=str(secret))
+    secret.chmod(0o600)
+    accepted = _bare(build, "consumer", "run", "--check-config", TIDEMARK_CONSUMER_DSN_FILE=str(secret))
+
+    assert refused.returncode != 0 and str(secret) in refused.stderr
+    assert accepted.returncode == 0, accepted.stderr
+    assert "canary" not in "".join((refused.stdout, refused.stderr, accepted.stdout, accepted.stderr))
+
+
+# --- migrating, and the guards around a log's identity -------------------------------------------------------------------
+
+
+def test_a_consumer_refuses_to_run_before_the_migration(tidemark: Tidemark) -> None:
+    tidemark.postgres.create_database("never_migrated")
+    dsn = tidemark.postgres.dsn("tidemark_consumer", "never_migrated")
+
+    done = tidemark.run("consumer", "run", consumer_dsn=dsn, admin_listen=f"127.0.0.1:{choose_ports(1)[0]}")
+
+    assert done.returncode == 3
+    assert "migrate" in done.stderr
+
+
+def _schema(tidemark: Tidemark) -> list[tuple[object, ...]]:
+    return tidemark.query(
+        "select table_schema, table_name, column_name, data_type from information_schema.columns"
+        " where table_schema in ('tidemark', 'counters', 'vehicles') order by 1, 2, 3"
+    )
+
+
+def test_migrating_again_changes_nothing(tidemark: Tidemark) -> None:
+    schema, ends = _schema(tidemark), tidemark.log.ends("tidemark.vehicles")
+    registry = tidemark.query("select * from tidemark.streams order by name")
+
+    tidemark.migrate()
+
+    assert _schema(tidemark) == schema
+    assert tidemark.query("select * from tidemark.streams order by name") == registry
+    assert tidemark.log.ends("tidemark.vehicles") == ends
+
+
+def test_two_migrations_at_once_make_one_database(own: Tidemark) -> None:
+    own.postgres.create_database(own.database + "_twice")
+    dsn = own.postgres.dsn("tidemark_owner", own.database + "_twice")
+    before = own.log.ends("tidemark.counters")
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(lambda _: own.run("consumer", "migrate", owner_dsn=dsn), range(2)))
+
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    # The topics were there: their identity was taken over, not written again.
+    assert own.log.ends("tidemark.counters") == before
+
+
+def test_two_first_migrations_at_once_agree_on_one_identity(make_tidemark: Callable[..., Tidemark]) -> None:
+    tidemark = make_tidemark(migrated=False)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(lambda _: tidemark.run("consumer", "migrate"), range(2)))
+
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    for stream, uuid in tidemark.query("select name, log_uuid from tidemark.streams"):
+        records = tidemark.log.read(f"tidemark.{stream}")
+        assert [json.loads(record.value or b"")["data"]["uuid"] for record in records] == [uuid] * 4
+        assert [record.offset for record in records] == [0] * 4
+    tidemark.end()
+
+
+def _ends_loudly(running: Running, *words: str) -> None:
+    """It ends by itself, not with success, and says why."""
+    code = running.wait_end(40)
+    assert code not in (0, None) and code > 0
+    said = running.tail(200)
+    assert all(word in said for word in words), said
+
+
+def test_a_recreated_topic_is_refused(make_tidemark: Callable[..., Tidemark]) -> None:
+    tidemark = make_tidemark()
+    consumer = tidemark.start_consumer()
+    api = tidemark.start_api()
+    token(api.post("/increment", {"key": "before", "value": 1}))
+    tidemark.settle("counters")
+    consumer.terminate()
+    before = tidemark.vector("counters")
+
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.delete_topics(["tidemark.counters"])["tidemark.counters"].result(30)
+    wait_for(lambda: "tidemark.counters" not in tidemark.log.topics(), "the topic to be gone", 30)
+    admin.create_topics([NewTopic("tidemark.counters", 4, 1)])["tidemark.counters"].result(30)
+    wait_for(lambda: "tidemark.counters" in tidemark.log.topics(), "the topic to be back", 30)
+
+    migrated = tidemark.run("consumer", "migrate")
+    assert migrated.returncode == 3
+    assert "recreated" in migrated.stderr
+    consumer.start(ready=False)
+    _ends_loudly(consumer, "tidemark.counters")
+    assert tidemark.vector("counters") == before
+    tidemark.end()
+
+
+def test_added_partitions_are_refused(make_tidemark: Callable[..., Tidemark]) -> None:
+    tidemark = make_tidemark()
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
+    wait_for(lambda: tidemark.log.topics()["tidemark.counters"] == 6, "the topic to have six partitions", 30)
+
+    migrated = tidemark.run("consumer", "migrate")
+    assert migrated.returncode == 3
+    assert "partitions" in migrated.stderr
+    consumer = tidemark.start_consumer(ready=False)
+    _ends_loudly(consumer, "partitions")
+    tidemark.end()
+
+
+def test_a_second_consumer_of_the_same_slot_is_refused_loudly(own: Tidemark) -> None:
+    first = own.start_consumer(0)
+    second = own.start_consumer(0, ready=False)
+
+    wait_for(lambda: not (first.alive and second.alive), "one of the two to end", 40)
+    # The one that stays folds on, also past the time in which the other could still be part of the group.
+    left, gone = (first, second) if first.alive else (second, first)
+    assert gone.wait_end() > 0
+    assert "slot" in gone.tail() or "instance" in gone.tail(), gone.tail()
+    left.wait_ready()
+    own.log.put("tidemark.counters", b"poison", b"poison")
+    own.settle("counters")
+    assert left.alive
+    assert left.terminate() == 0
+
+
+# --- draining ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_consumer_that_is_told_to_stop_writes_what_it_has_in_memory(own: Tidemark) -> None:
+    consumer = own.start_consumer(1, flush_interval="3s")
+    event = b'{"specversion":"1.0","id":"1","source":"s","type":"tidemark.counter.incremented.v1","data":{"key":"d","value":1}}'
+    own.settle("counters")
+    own.log.put_all("tidemark.counters", [(b"d", event)] * 500)
+    wait_for(
+        lambda: consumer.metric("tidemark_buffered_records", stream="counters") == 500, "the records to be in memory"
+    )
+
+    began = time.monotonic()
+    assert consumer.terminate() == 0
+
+    print(f"drained in {time.monotonic() - began:.2f} s")
+    assert own.query("select value::bigint from counters.totals where key = 'd'") == [(500,)]
+    own.assert_equals_log("counters")
+    assert consumer.events("stopping") and consumer.events("stopped")
+    assert own.query("select * from tidemark.consumers") == [], "its heartbeat is still there"
+
+
+def test_an_api_that_is_told_to_stop_answers_what_is_in_flight(own: Tidemark) -> None:
+    api = own.start_api()
+    token(api.post("/increment", {"key": "drain", "value": 1}))
+    body = b'{"key":"drain","value":1}'
+    sent = b"POST /increment HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
+    [broker] = own.kafka.nodes
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        broker.send(signal.SIGSTOP)
+        try:
+            answer = threads.submit(exchange, api, sent)
+            wait_for(lambda: api.metric("tidemark_publish_in_flight_records") == 1, "the event to be on its way")
+            api.ask_to_stop()
+            wait_for(lambda: api.events("stopping"), "the API to be stopping")
+        finally:
+            broker.send(signal.SIGCONT)
+        [found] = answer.result(15)
+    assert found.status == 202, found
+    assert api.wait_end() == 0
+
+
+def test_an_idle_api_stops_at_once(own: Tidemark) -> None:
+    api = own.start_api()
+    # A connection that is kept and idle does not hold it up.
+    api.get("/version")
+    began = time.monotonic()
+
+    assert api.terminate() == 0
+
+    assert time.monotonic() - began < 5
+
+
+# --- what the programs say -----------------------------------------------------------------------------------------------
+
+
+def test_the_status_command_tells_caught_up_from_behind(own: Tidemark) -> None:
+    consumer = own.start_consumer(2)
+    own.settle("counters")
+    own.settle("vehicles")
+
+    caught_up = own.run("consumer", "status", "--json")
+    consumer.freeze()
+    own.log.put("tidemark.counters", b"d", b"poison")
+    behind = own.run("consumer", "status")
+    consumer.thaw()
+
+    assert caught_up.returncode == 0, caught_up.stdout + caught_up.stderr
+    partitions = json.loads(caught_up.stdout)["partitions"]
+    assert {(each["stream"], each["partition"]) for each in partitions} == {
+        (stream, number) for stream in ("counters", "vehicles") for number in range(4)
+    }
+    assert all(each["nextOffset"] == each["logEnd"] and each["owner"] for each in partitions)
+    assert behind.returncode == 1
+    assert consumer.terminate() == 0
+
+
+def test_events_can_be_sent_and_imported(own: Tidemark, tmp_path: Path) -> None:
+    sent = own.run("producer", "send", "tidemark.counter.incremented.v1", '{"key":"sent","value":7}')
+    assert sent.returncode == 0, sent.stderr
+    file = tmp_path / "events.ndjson"
+    line = '{"specversion":"1.0","id":"1","source":"s","type":"tidemark.counter.incremented.v1","data":{"key":"sent","value":1}}'
+    file.write_text(f"{line}\nnot an event\n{line}\n")
+    imported = own.run("producer", "import", file)
+
+    # The good lines are stored, the bad one is named.
+    assert imported.returncode == 1
+    assert "2" in imported.stderr
+    assert own.run("producer", "import", tmp_path / "missing").returncode in (1, 2)
+    assert own.run("producer", "send", "tidemark.counter.incremented.v1", '{"key":"sent"').returncode == 2
+    keyed = [record for record in own.log.read("tidemark.counters") if record.key == b"sent"]
+    assert len(keyed) == 3
+
+
+def test_every_log_line_is_a_json_object_with_the_same_first_members(tidemark: Tidemark, api: Running) -> None:
+    for program in tidemark.running:
+        lines = [line.strip() for line in program.tail(100_000).splitlines()]
+        assert lines, program.name
+        for line in lines:
+            found = json.loads(line)
+            assert list(found)[:4] == ["ts", "level", "program", "event"], line
+            assert tidemark.postgres.password not in line
+
+
+def test_a_flush_that_wrote_is_one_line(tidemark: Tidemark, api: Running, consumer: Running) -> None:
+    token(api.post("/increment", {"key": "logged", "value": 1}))
+    tidemark.settle("counters")
+
+    wait_for(lambda: consumer.events("flushed"), "a flush to be logged")
+    line = consumer.events("flushed")[-1]
+    assert {"stream", "partitions", "records", "keys", "rows", "ms"} <= set(line)
+
+
+def _instruments(text: str) -> list[str]:
+    """Each metric's name, type and label names, sorted."""
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    labels: dict[str, set[str]] = {name: set() for name in kinds}
+    for name, inside in re.findall(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
+        family = name if name in kinds else re.sub(r"_(bucket|sum|count)$", "", name)
+        labels[family] |= set(re.findall(r'(\w+)="', inside)) - {"le", "quantile"}
+    return sorted(f"{name} {kind} {','.join(sorted(labels[name]))}".rstrip() for name, kind in kinds.items())
+
+
+@pytest.mark.parametrize("program", ["api", "consumer"])
+def test_the_names_of_the_metrics_are_the_golden_ones(
+    tidemark: Tidemark, api: Running, consumer: Running, program: str
+) -> None:
+    token(api.post("/increment", {"key": "golden", "value": 1}))
+    tidemark.settle("counters")
+    text = {"api": api, "consumer": consumer}[program].get("/metrics").text
+
+    # Names are API: one that is gone or changed breaks somebody's dashboard. New ones are added to the file.
+    assert _instruments(text) == (_golden / f"{program}.txt").read_text().splitlines()
+    helps = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))
+    assert {line.split()[0] for line in _instruments(text)} <= helps, "a metric has no help text"

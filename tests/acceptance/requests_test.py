@@ -1,0 +1,288 @@
+"""HTTP in general: routes, methods, limits, problems, lists' parameters, and keys that make a write idempotent."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import re
+
+import pytest
+
+from stack.process import wait_for
+from support.answers import JSON, exchange, pointers, problem, token
+from support.tidemark import Running, Tidemark
+
+_reads = [
+    "/counters",
+    "/counters/routes",
+    "/counters/routes/windows",
+    "/vehicles",
+    "/vehicles/41",
+    "/vehicles/41/states",
+    "/vehicles/windows",
+    "/vehicles/41/timestamp/2022-09-19T10:00:00Z",
+]
+_operations = ["/status", "/livez", "/readyz", "/startupz", "/health", "/metrics", "/version"]
+_writes = {
+    "/increment": ("POST", {"key": "routes", "value": 1}),
+    "/vehicles/41": ("PUT", {"make": "VW", "model": "GOLF"}),
+    "/vehicles/41/states": ("POST", {"state": "sold", "occurredAt": "2022-09-12T00:00:00Z"}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _something_to_read(tidemark: Tidemark, api: Running) -> None:
+    for path, (method, body) in _writes.items():
+        token(api.request(method, path, json=body))
+    tidemark.settle("counters")
+    tidemark.settle("vehicles")
+
+
+@pytest.mark.parametrize("path", [*_reads, *_operations])
+def test_every_read_has_get_head_and_options(api: Running, path: str) -> None:
+    get = api.get(path)
+    head = api.request("HEAD", path)
+    options = api.request("OPTIONS", path)
+
+    assert get.status_code == head.status_code == 200, get.text
+    assert head.content == b""
+    changing = {"Date", "Age", "Data-As-Of", "Applied-Position"}
+    if path not in ("/metrics", "/status"):  # their numbers move
+        assert {k: v for k, v in head.headers.items() if k not in changing} == {
+            k: v for k, v in get.headers.items() if k not in changing
+        }
+    assert options.status_code in (200, 204)
+    assert {"GET", "HEAD", "OPTIONS"} <= set(options.headers["Allow"].replace(",", " ").split())
+
+
+@pytest.mark.parametrize("path", [*_reads, *_operations])
+def test_another_method_is_refused_with_the_ones_there_are(api: Running, path: str) -> None:
+    answer = api.request("PATCH", path)
+
+    problem(answer, 405, "method_not_allowed")
+    assert {"GET", "HEAD"} <= set(answer.headers["Allow"].replace(",", " ").split())
+
+
+@pytest.mark.parametrize("path", _writes)
+def test_a_write_route_has_its_method_only(api: Running, path: str) -> None:
+    answer = api.request("DELETE", path)
+
+    problem(answer, 405, "method_not_allowed")
+    assert _writes[path][0] in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/increment/", "//counters", "/vehicles/1/2/3", "/Counters", "/api"])
+def test_an_unknown_route_is_not_found(api: Running, path: str) -> None:
+    [answer] = exchange(api, f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+
+    assert answer.status == 404
+    body = json.loads(answer.body)
+    assert (body["type"], body["error"]) == ("/problems/not_found", "Not Found")
+
+
+def test_every_type_of_problem_can_be_read_about(api: Running) -> None:
+    names = {
+        problem(api.get("/nothing"), 404, "not_found")["type"],
+        problem(api.get("/counters/nobody"), 404, "unknown_entity")["type"],
+        problem(api.request("POST", "/increment", data=b"{}", headers=JSON), 400, "invalid_request")["type"],
+    }
+    for path in [*names, "/problems/outcome_unknown", "/problems/stale", "/problems/token_unknown"]:
+        answer = api.get(path)
+        assert answer.status_code == 200, path
+        assert path.rpartition("/")[2] in answer.text
+    assert api.get("/problems/no_such_problem").status_code == 404
+
+
+def test_a_body_beyond_the_limit_is_refused_with_the_limit(api: Running) -> None:
+    answer = api.request("POST", "/increment", data=b" " * 20_000, headers=JSON)
+
+    detail = problem(answer, 413, "content_too_large")["detail"]
+    assert "16384" in detail.replace(",", "") or "16 KiB" in detail
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json"]
+)
+@pytest.mark.parametrize("path", _writes)
+def test_a_body_of_another_media_type_is_refused(api: Running, path: str, kind: str) -> None:
+    method, body = _writes[path]
+
+    answer = api.request(method, path, json=body, headers={"Content-Type": kind})
+
+    problem(answer, 415, "unsupported_media_type")
+
+
+def test_json_may_name_its_charset(api: Running) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+
+    token(api.request("POST", "/increment", data=b'{"key":"routes","value":1}', headers=headers))
+
+
+def test_a_target_or_header_beyond_the_limit_is_refused(api: Running) -> None:
+    problem(api.get("/counters/" + "k" * 3_000), 414, "target_too_long")
+    problem(api.get("/version", headers={"X-Long": "a" * 9_000}), 431, "headers_too_large")
+    problem(api.get("/version", headers={f"X-{n}": "a" for n in range(100)}), 431, "headers_too_large")
+
+
+def test_what_accept_excludes_is_not_sent(api: Running) -> None:
+    problem(api.get("/counters", headers={"Accept": "image/png"}), 406, "not_acceptable")
+    problem(api.get("/counters/routes", headers={"Accept": "text/csv"}), 406, "not_acceptable")
+    assert api.get("/counters/routes", headers={"Accept": "application/*;q=0.5"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("/counters?nothing=1", ["?nothing"]),
+        ("/counters?prefix=a&prefix=b", ["?prefix"]),
+        ("/counters?limit=0&cursor=x&nothing=1", ["?cursor", "?limit", "?nothing"]),
+        ("/counters?limit=-1", ["?limit"]),
+        ("/counters?limit=ten", ["?limit"]),
+        ("/counters?prefix=%ff", ["?prefix"]),
+        ("/counters/routes?prefix=a", ["?prefix"]),
+        ("/counters/routes?at_least=x", ["?at_least"]),
+        ("/counters/routes/windows?from=yesterday&to=now&step=1s", ["?from", "?step", "?to"]),
+        ("/counters/routes/windows?from=2022-01-01T00:00:00", ["?from"]),
+        ("/vehicles?state=broken", ["?state"]),
+        ("/vehicles?at=2022-02-30T00:00:00Z", ["?at"]),
+        ("/vehicles/windows?state=x&step=2m", ["?state", "?step"]),
+        ("/vehicles/41?at=24:00", ["?at"]),
+        ("/vehicles/41/states?from=a&to=b&limit=c", ["?from", "?limit", "?to"]),
+    ],
+)
+def test_a_wrong_query_is_refused_with_every_violation_named(api: Running, target: str, named: list[str]) -> None:
+    assert pointers(api.get(target)) == named
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "ü", "k" * 129, "a\tb"])
+def test_an_idempotency_key_is_visible_ascii(api: Running, key: str) -> None:
+    headers = {**JSON, "Idempotency-Key": key.encode()}
+
+    assert pointers(api.request("POST", "/increment", data=b'{"key":"never","value":1}', headers=headers)) == [
+        "Idempotency-Key"
+    ]
+
+
+def test_every_violation_of_body_header_and_query_is_named_at_once(api: Running) -> None:
+    answer = api.request(
+        "POST", "/increment?dry=1", data=b'{"key":"","value":"x"}', headers={**JSON, "Idempotency-Key": "a b"}
+    )
+
+    assert pointers(answer) == ["/key", "/value", "?dry", "Idempotency-Key"]
+
+
+def test_a_trace_goes_into_the_record_and_into_problems(tidemark: Tidemark, api: Running) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+
+    token(api.post("/increment", {"key": "traced", "value": 1}, headers=headers))
+    assert problem(api.get("/nothing", headers=headers), 404, "not_found")["trace_id"] == trace
+
+    [record] = [record for record in tidemark.log.read("tidemark.counters") if record.key == b"traced"]
+    assert dict(record.headers)["traceparent"] == headers["traceparent"].encode()
+    assert dict(record.headers)["content-type"].startswith(b"application/cloudevents+json")
+
+
+def test_a_malformed_trace_is_replaced(api: Running) -> None:
+    answer = api.get("/nothing", headers={"traceparent": "00-xyz-00f067aa0ba902b7-01"})
+
+    assert re.fullmatch("[0-9a-f]{32}", problem(answer, 404, "not_found")["trace_id"])
+
+
+def _keyed(api: Running, key: str, value: int, idempotency_key: str) -> str:
+    headers = {"Idempotency-Key": idempotency_key}
+    return token(api.post("/increment", {"key": key, "value": value}, headers=headers))
+
+
+def _settled(tidemark: Tidemark, key: str) -> list[tuple[int, int]]:
+    tidemark.settle("counters")
+    return tidemark.query("select value::bigint, count from counters.totals where key = %s", key)
+
+
+def test_a_key_retried_on_the_other_instance_counts_once(tidemark: Tidemark, api: Running, other_api: Running) -> None:
+    _keyed(api, "retried", 5, "r-1")
+    _keyed(other_api, "retried", 5, "r-1")
+    _keyed(api, "retried", 5, "r-1")
+
+    assert _settled(tidemark, "retried") == [(5, 1)]
+    assert tidemark.query("select sum(duplicates) from counters.offsets")[0][0] >= 2
+
+
+def test_fifty_at_once_on_two_instances_count_once(tidemark: Tidemark, api: Running, other_api: Running) -> None:
+    def write(number: int) -> str:
+        # A session of `requests` belongs to one thread.
+        instance = (api, other_api)[number % 2]
+        sent = (
+            b"POST /increment HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nIdempotency-Key: fifty\r\n"
+            b'Content-Length: 25\r\n\r\n{"key":"fifty","value":3}'
+        )
+        return exchange(instance, sent)[0].head
+
+    with concurrent.futures.ThreadPoolExecutor(50) as threads:
+        heads = list(threads.map(write, range(50)))
+
+    assert all(head.startswith("HTTP/1.1 202") for head in heads), heads
+    assert _settled(tidemark, "fifty") == [(3, 1)]
+
+
+def test_the_same_idempotency_key_on_another_entity_is_another_operation(tidemark: Tidemark, api: Running) -> None:
+    _keyed(api, "one entity", 1, "shared")
+    _keyed(api, "another entity", 1, "shared")
+
+    assert _settled(tidemark, "one entity") == _settled(tidemark, "another entity") == [(1, 1)]
+
+
+def test_the_same_idempotency_key_with_other_data_is_a_dead_letter_and_the_first_wins(
+    tidemark: Tidemark, api: Running, consumer: Running
+) -> None:
+    labels = {"stream": "counters", "reason": "idempotency_conflict"}
+    before = consumer.metric("tidemark_dead_letters_total", **labels)
+    _keyed(api, "conflict", 1, "c-1")
+    position = _keyed(api, "conflict", 2, "c-1")
+
+    assert _settled(tidemark, "conflict") == [(1, 1)]
+    partition, offset = map(int, position.split("-")[-2:])
+    letters = tidemark.query(
+        'select reason, key from counters.dead_letters where partition = %s and "offset" = %s', partition, offset
+    )
+    assert [(reason, bytes(key)) for reason, key in letters] == [("idempotency_conflict", b"conflict")]
+    wait_for(
+        lambda: consumer.metric("tidemark_dead_letters_total", **labels) == before + 1, "the dead letter to be counted"
+    )
+
+
+def test_without_a_key_every_request_counts(tidemark: Tidemark, api: Running) -> None:
+    for _ in range(3):
+        token(api.post("/increment", {"key": "unkeyed", "value": 1}))
+
+    assert _settled(tidemark, "unkeyed") == [(3, 3)]
+
+
+def test_the_programs_say_who_they_are(api: Running, consumer: Running) -> None:
+    version = api.get("/version").json()
+    assert set(version) == {"version", "commit", "built"}
+    assert api.get("/health").json() == {"status": "ok"}
+    for program in (api, consumer):
+        for path in ("/livez", "/readyz", "/startupz"):
+            assert program.get(path).status_code == 200
+
+
+def test_the_status_lists_the_streams(tidemark: Tidemark, api: Running) -> None:
+    tidemark.settle("counters")
+    letters = tidemark.query("select count(*) from counters.dead_letters where status = 'open'")[0][0]
+
+    body = api.get("/status").json()
+
+    assert body["status"] == "running"
+    assert body["uptimeSeconds"] >= 0
+    assert body["version"] == api.get("/version").json()["version"]
+    streams = {stream["name"]: stream for stream in body["streams"]}
+    assert {"counters", "vehicles"} <= set(streams)
+    assert 0 <= streams["counters"]["lagSeconds"] <= 10
+    assert streams["counters"]["generation"] == 1
+    wait_for(
+        lambda: (
+            {each["name"]: each for each in api.get("/status").json()["streams"]}["counters"]["deadLetters"] == letters
+        ),
+        "the status to count the dead letters",
+    )

@@ -1,0 +1,305 @@
+"""The servers under measurement, pinned, and holding what they acknowledged against the log and the tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.machine import OTHER_CORE, SERVER_CORE, cpu_seconds, on_core, postgres_cpu_seconds
+from stack.kafka import Kafka
+from stack.postgres import Postgres
+from stack.private import jars
+from stack.process import accepts, choose_ports, scratch_directory
+from stack.programs import FOLDERS, Program, Surroundings, answers
+from support.tidemark import Running, Tidemark
+
+TOPIC = "tidemark.counters"
+
+
+class Wrong(Exception):
+    """What was acknowledged, logged and folded is not the same: there is no figure."""
+
+
+@dataclass
+class Sent:
+    """One load of a fixed count of requests, all of them answered with 202."""
+
+    requests: int
+    seconds: float
+    # p50, p90, p99, p999, max, in microseconds.
+    latency: dict[str, int]
+    # By process, in seconds.
+    cpu: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Acknowledged per second."""
+        return self.requests / self.seconds
+
+    def per_event(self, *processes: str) -> float:
+        """CPU microseconds per request of these processes together."""
+        return sum(self.cpu[name] for name in processes) / self.requests * 1e6
+
+
+class Load:
+    """A running bench-load that is connected and warm, and waits for `go`."""
+
+    def __init__(self, binary: Path, to: str, *, requests: int, warm: int, **options: Any) -> None:
+        command = [str(binary), "--to", to.removeprefix("http://"), "--requests", str(requests), "--warm", str(warm)]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        self.requests = requests
+        with on_core(OTHER_CORE):
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        self._expect("ready")
+
+    def go(self) -> None:
+        """Sends the requests; `wait` gets what became of them."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> dict[str, Any]:
+        """What the load says; Wrong unless each request was answered with 202. The connections stay."""
+        found: dict[str, Any] = json.loads(self._expect("{"))
+        if found["statuses"] != ({"202": self.requests} if self.requests else {}):
+            raise Wrong(f"{self.requests} requests were answered {found['statuses']}")
+        return found
+
+    def close(self) -> None:
+        """Closes the connections."""
+        _, errors = self._process.communicate(timeout=30)
+        if self._process.returncode != 0:
+            raise Wrong(f"the load failed: {errors.strip()}")
+
+    def _expect(self, start: str) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith(start):
+            _, errors = self._process.communicate(timeout=30)
+            raise Wrong(f"the load failed: {errors.strip() or line!r}")
+        return line
+
+
+class World:
+    """One broker, one database and Tidemark's programs on them. Everything but what is measured runs on the other core."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, directory: Path, build: Path, postgres: Postgres, *, partitions: int = 4) -> None:
+        number = next(self._numbers)
+        self._directory = directory / f"world-{number}"
+        self._directory.mkdir(mode=0o711)
+        self._build = build
+        self._programs = itertools.count(1)
+        self._alive: dict[str, Callable[[], float]] = {}
+        self._running: dict[str, Running] = {}
+        self.partitions = partitions
+        self.postgres = postgres
+        self.database = f"bench_{number}"
+        postgres.create_database(self.database)
+        self.kafka = Kafka(self._directory / "kafka", jars(), tied=True)
+        self.kafka.start()
+        self.surroundings = Surroundings(self.kafka.brokers, postgres, self.database)
+        # For what it knows of tables and logs; programs are started here, where they can be pinned.
+        self.tidemark = Tidemark(self._directory, self.kafka, postgres, self.database, build)
+        self.tidemark.migrate(partitions=str(partitions))
+        self._posted = 0
+        self._counts("broker", lambda: cpu_seconds(self._broker_pid()))
+        self._counts("postgres", lambda: postgres_cpu_seconds(postgres))
+
+    def start_api(self, *, core: int = SERVER_CORE, under: Sequence[str] = (), **settings: str) -> Running:
+        """An API with one event loop, on a core of its own; `under` is a command that runs it, valgrind for instance."""
+        port = choose_ports(1)[0]
+        own = {"listen": f"127.0.0.1:{port}", "http_threads": "1", **settings}
+        return self._start("api", "tidemark-api", "serve", port, own, core, under)
+
+    def start_consumer(self, *, core: int = OTHER_CORE, **settings: str) -> Running:
+        """The consumer, with all partitions."""
+        port = choose_ports(1)[0]
+        own = {"admin_listen": f"127.0.0.1:{port}", **settings}
+        return self._start("consumer", "tidemark-consumer", "run", port, own, core, ())
+
+    def start_other(
+        self, name: str, command: Sequence[str], port: int, *, core: int = SERVER_CORE, **environment: str
+    ) -> Running:
+        """A program that is not ours; it is ready when it accepts connections."""
+        program = Program(name, self.scratch(name), Path(command[0]), port, tied=True)
+        return self._run(name, program, command[1:], {**os.environ, **environment}, core, lambda: accepts(port))
+
+    def migrate(self, database: str) -> None:
+        """Makes Tidemark's tables in another database of the same server, for the same log."""
+        Tidemark(self._directory, self.kafka, self.postgres, database, self._build).migrate(partitions=str(self.partitions))
+
+    def stop(self, *names: str) -> None:
+        """Ends programs by SIGTERM; Wrong when one does not end well."""
+        for name in names:
+            self._alive.pop(name)
+            running = self._running.pop(name)
+            code = running.terminate(60)
+            if code != 0:
+                raise Wrong(f"{name} ended with {code}:\n{running.tail(10)}")
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds so far of every process that runs."""
+        return {name: used() for name, used in self._alive.items()}
+
+    def load(self, url: str, *, requests: int, warm: int, logged: bool = True, **options: Any) -> Load:
+        """A load that is ready to go; `logged` says that its increments are Tidemark's, for `verify`."""
+        load = Load(self.bench_binary("bench-load"), url, requests=requests, warm=warm, **options)
+        if logged:
+            self._posted += requests + warm
+        return load
+
+    def post(self, url: str, *, connections: int, requests: int, warm: int | None = None, **options: Any) -> Sent:
+        """POSTs increments, warm-up first, and measures what each process used for them."""
+        warm = max(connections, requests // 10) if warm is None else warm
+        load = self.load(url, requests=requests, warm=warm, connections=connections, **options)
+        before = self.cpu()
+        load.go()
+        found = load.wait()
+        after = self.cpu()
+        load.close()
+        cpu = {name: after[name] - before[name] for name in before}
+        return Sent(requests, found["seconds"], found["latency_us"], cpu)
+
+    def logged(self) -> int:
+        """Records in the log, without the identity that each partition begins with."""
+        return sum(self.tidemark.log.ends(TOPIC).values()) - self.partitions
+
+    def verify(self, deadline: float = 120.0) -> int:
+        """Wrong unless acknowledged = in the log = in the tables, over the whole life of this world; the number.
+
+        Starts a consumer unless one runs.
+        """
+        logged = self.logged()
+        if logged != self._posted:
+            raise Wrong(f"{self._posted} increments were acknowledged, {logged} are in the log")
+        started = "consumer" not in self._alive
+        if started:
+            self.start_consumer(core=SERVER_CORE)
+        self.tidemark.settle("counters", deadline)
+        if started:
+            self.stop("consumer")
+        totals = "select coalesce(sum(value), 0), coalesce(sum(count), 0) from counters.totals"
+        windows = "select coalesce(sum(value), 0) from counters.windows"
+        parked = "select count(*) from counters.dead_letters"
+        value, count = self.tidemark.query(totals)[0]
+        found = {
+            "sum of the totals": value,
+            "events in the totals": count,
+            "sum of the windows": self.tidemark.query(windows)[0][0],
+        }
+        for what, number in found.items():
+            if number != self._posted:
+                raise Wrong(f"{self._posted} increments were acknowledged, but the {what} is {number}")
+        if self.tidemark.query(parked)[0][0] != 0:
+            raise Wrong("there are dead letters")
+        return self._posted
+
+    def bench_binary(self, name: str) -> Path:
+        """One of the programs of this folder."""
+        return self._build / "tests" / "bench" / name
+
+    def end(self) -> None:
+        """Ends what is still running."""
+        self.tidemark.end()
+
+    def _start(
+        self,
+        name: str,
+        executable: str,
+        command: str,
+        port: int,
+        settings: Mapping[str, str],
+        core: int,
+        under: Sequence[str],
+    ) -> Running:
+        binary = self._build / FOLDERS[executable] / executable
+        environment = self.surroundings.settings(executable, **settings)
+        words = [*under, str(binary), command]
+        program = Program(name, self.scratch(name), Path(words[0]), port, tied=True)
+        return self._run(name, program, words[1:], environment, core, lambda: answers(f"{program.url}/readyz"))
+
+    def _run(
+        self,
+        name: str,
+        program: Program,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        core: int,
+        ready: Callable[[], bool],
+    ) -> Running:
+        running = Running(program, arguments, environment, self._directory / "no-faults")
+        self.tidemark.running.append(running)
+        with on_core(core):
+            running.start(ready=False)
+        program.process.wait_until(ready, "ready", 120)
+        self._running[name] = running
+        self._counts(name, lambda: cpu_seconds(running.pid))
+        return running
+
+    def _counts(self, name: str, used: Callable[[], float]) -> None:
+        assert name not in self._alive, f"two processes called {name}"
+        self._alive[name] = used
+
+    def _broker_pid(self) -> int:
+        pid = self.kafka.nodes[0].pid()
+        if pid is None:
+            raise Wrong(f"the broker died:\n{self.kafka.nodes[0].said()}")
+        return pid
+
+    def scratch(self, name: str) -> Path:
+        """A new directory, gone with the world."""
+        return self.tidemark.scratch(f"{next(self._programs)}-{name}")
+
+
+class Worlds:
+    """Makes the worlds of one run and keeps the one that most measures share."""
+
+    def __init__(self, build: Path) -> None:
+        self.build = build
+        self._scratch = scratch_directory("tidemark-bench")
+        self._directory = self._scratch.__enter__()
+        # Commits reach the disk, as they do in production.
+        self.postgres = Postgres(self._directory / "postgres", durable=True, tied=True)
+        self.postgres.start()
+        self._shared: World | None = None
+        self._open: list[World] = []
+
+    def shared(self) -> World:
+        """Four partitions, no program running."""
+        if self._shared is None:
+            self._shared = self.new(partitions=4)
+        return self._shared
+
+    def new(self, *, partitions: int) -> World:
+        world = World(self._directory, self.build, self.postgres, partitions=partitions)
+        self._open.append(world)
+        return world
+
+    def close(self, world: World) -> None:
+        """Ends a world of `new`."""
+        self._open.remove(world)
+        world.end()
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far of everything that runs."""
+        return sum(sum(used for name, used in world.cpu().items() if name != "postgres") for world in self._open) + (
+            postgres_cpu_seconds(self.postgres)
+        )
+
+    def end(self) -> None:
+        """Ends all servers and removes their files."""
+        for world in self._open:
+            world.end()
+        self.postgres.kill()
+        self._scratch.__exit__(None, None, None)
