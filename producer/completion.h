@@ -35,10 +35,11 @@ public:
     Completion() noexcept = default;
 
     template <typename Function>
-        requires(!std::is_same_v<std::remove_cvref_t<Function>, Completion>)
-    Completion(Function&& function) noexcept {  // NOLINT(google-explicit-constructor)
+    requires(!std::is_same_v<std::remove_cvref_t<Function>, Completion>) Completion(Function&& function)
+    noexcept {  // NOLINT(google-explicit-constructor)
         using Held = std::remove_cvref_t<Function>;
-        static_assert(std::is_nothrow_invocable_r_v<void, Held&, const Published&>, "must be void(const Published&) noexcept");
+        static_assert(std::is_nothrow_invocable_r_v<void, Held&, const Published&>,
+                      "must be void(const Published&) noexcept");
         static_assert(std::is_nothrow_move_constructible_v<Held>, "captures must move without throwing");
         static_assert(std::is_nothrow_constructible_v<Held, Function&&>, "pass it by move");
         static_assert(sizeof(Held) <= kCapacity && alignof(Held) <= alignof(std::max_align_t), "captures too much");

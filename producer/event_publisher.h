@@ -16,9 +16,9 @@ namespace tidemark::producer {
 
 /// One event on its way to the log. The views need only live until `publish` returns.
 struct Outgoing {
-    kafka::TopicIndex topic = 0;     ///< position of the topic in the sink's list
-    std::string_view key;            ///< the entity's id as text; never empty, or the entity would have no one partition
-    std::string_view value;          ///< the CloudEvents JSON
+    kafka::TopicIndex topic = 0;  ///< position of the topic in the sink's list
+    std::string_view key;         ///< the entity's id as text; never empty, or the entity would have no one partition
+    std::string_view value;       ///< the CloudEvents JSON
     std::string_view traceparent{};  ///< empty: none
 };
 
@@ -26,9 +26,10 @@ struct EventPublisherOptions {
     /// When the wait is over and the sink's queue is purged. The outcome comes within `deadline` + `grace` + 20 ms, so
     /// a handler's own deadline must be later than that, or it answers 503 without knowing which kind.
     std::chrono::milliseconds deadline{5'000};
-    /// How long after the purge at the deadline a record may still be reported as given back, before it counts as unknown.
+    /// How long after the purge at the deadline a record may still be reported as given back, before it counts as
+    /// unknown.
     std::chrono::milliseconds grace{50};
-    std::size_t max_records = 10'000;            ///< in flight; more is overloaded. As many as the client's own queue holds
+    std::size_t max_records = 10'000;  ///< in flight; more is overloaded. As many as the client's own queue holds
     std::size_t max_bytes = std::size_t{64} << 20;  ///< keys and values in flight
 };
 
@@ -62,10 +63,11 @@ public:
     EventPublisher(const EventPublisher&) = delete;
     EventPublisher& operator=(const EventPublisher&) = delete;
 
-    /// Any thread, never blocks. `completion` is called exactly once: by the calling thread before this returns when the
-    /// event is refused at once (overloaded, unavailable, too_large), else by the sink's thread, where it must not block
-    /// and where those of one batch of delivery reports are called back to back. It may publish again. For many events under one
-    /// reply, let each completion count down a shared total. Throws std::invalid_argument on an empty key.
+    /// Any thread, never blocks. `completion` is called exactly once: by the calling thread before this returns when
+    /// the event is refused at once (overloaded, unavailable, too_large), else by the sink's thread, where it must not
+    /// block and where those of one batch of delivery reports are called back to back. It may publish again. For many
+    /// events under one reply, let each completion count down a shared total. Throws std::invalid_argument on an empty
+    /// key.
     void publish(const Outgoing& event, Completion completion);
 
     /// Whether `publish` has a chance now: false until the topics' metadata is there, and while no broker answers.

@@ -11,9 +11,10 @@ namespace tidemark::schemas {
 /// Microseconds since the Unix epoch, UTC: the precision that Postgres keeps and that every table and event has.
 using Timestamp = std::chrono::sys_time<std::chrono::microseconds>;
 
-/// Parses RFC 3339 and the Postgres habit: `T`, `t` or a space between date and time; `Z`, `z`, `+hh`, `+hhmm`, `+hh:mm`
-/// (or `-`) at the end, always present; up to 9 fraction digits, those beyond 6 cut off. Nullopt for anything else: no
-/// offset, `:60`, `24:00`, a day the month has not, a year outside 1..9999 (after the offset was applied, too).
+/// Parses RFC 3339 and the Postgres habit: `T`, `t` or a space between date and time; `Z`, `z`, `+hh`, `+hhmm`,
+/// `+hh:mm` (or `-`) at the end, always present; up to 9 fraction digits, those beyond 6 cut off. Nullopt for anything
+/// else: no offset, `:60`, `24:00`, a day the month has not, a year outside 1..9999 (after the offset was applied,
+/// too).
 std::optional<Timestamp> parse_instant(std::string_view text) noexcept;
 
 /// As parse_instant, but of a query or form value in which `+` was decoded as a space: "2022-09-12T10:00:00 02:00".

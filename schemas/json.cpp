@@ -143,6 +143,7 @@ public:
         limits_ = limits;
         has_escapes_ = text.find('\\') != std::string_view::npos;
         if (tape_.capacity() > kKeptNodes) tape_ = std::vector<Node>();
+        if (names_.capacity() > kKeptNodes) names_ = std::vector<Name>();
         tape_.clear();
         open_.clear();
         violations_.clear();

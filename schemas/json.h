@@ -18,10 +18,10 @@ enum class Kind : std::uint8_t { null, boolean, number, string, array, object };
 
 /// Bounds that keep a foreign text from costing more than its length. What stands here is the events' own bound.
 struct Limits {
-    std::size_t max_depth = 8;              ///< of nested arrays and objects; at most 256, as append_value recurses
-    std::size_t max_members = 16;           ///< per object; 0: no cap
-    std::size_t max_number_bytes = 20;      ///< length of a number's text; 0: no cap
-    bool allow_nul = false;                 ///< whether a string may hold U+0000
+    std::size_t max_depth = 8;          ///< of nested arrays and objects; at most 256, as append_value recurses
+    std::size_t max_members = 16;       ///< per object; 0: no cap
+    std::size_t max_number_bytes = 20;  ///< length of a number's text; 0: no cap
+    bool allow_nul = false;             ///< whether a string may hold U+0000
 };
 
 /// Longest text that is read: four times the largest record of any topic.
@@ -31,10 +31,11 @@ inline constexpr std::size_t kMaxTextBytes = std::size_t{16} << 20;
 inline constexpr std::size_t kMaxViolations = 32;
 
 struct Node {
-    std::string_view text;                  ///< string: decoded; number: as written; boolean: "true" or "false"; array, object: the raw text is not kept
-    std::string_view name;                  ///< decoded member name when the parent is an object
-    std::uint32_t next = 0;                 ///< index past this node's subtree
-    std::uint32_t size = 0;                 ///< array: elements, object: members
+    std::string_view text;  ///< string: decoded; number: as written; boolean: "true" or "false"; array, object: the raw
+                            ///< text is not kept
+    std::string_view name;  ///< decoded member name when the parent is an object
+    std::uint32_t next = 0;  ///< index past this node's subtree
+    std::uint32_t size = 0;  ///< array: elements, object: members
     Kind kind = Kind::null;
 };
 
@@ -84,9 +85,9 @@ private:
 };
 
 /// A strict, iterative JSON reader: numbers stay text, UTF-8 is validated (escapes of lone surrogates are refused too),
-/// duplicate names, a byte order mark and trailing bytes are refused, no recursion. Numbers beyond the range of a double
-/// are refused whatever the limits. It copies the text into a buffer of its own and unescapes there, so the input stays
-/// whole; buffer and tape are reused, so a warm reader allocates nothing. One thread at a time.
+/// duplicate names, a byte order mark and trailing bytes are refused, no recursion. Numbers beyond the range of a
+/// double are refused whatever the limits. It copies the text into a buffer of its own and unescapes there, so the
+/// input stays whole; buffer and tape are reused, so a warm reader allocates nothing. One thread at a time.
 class Reader {
 public:
     Reader();
@@ -95,8 +96,8 @@ public:
     Reader& operator=(Reader&&) noexcept;
 
     /// The value, or every violation found, kMaxViolations at most. A syntax error and too deep nesting end the search;
-    /// duplicate names and the other limits are all reported. What child_pointer would not point at is pointed at by its
-    /// object. Bytes in details count from 0.
+    /// duplicate names and the other limits are all reported. What child_pointer would not point at is pointed at by
+    /// its object. Bytes in details count from 0.
     Result<Value> parse(std::string_view text, const Limits& limits = {});
 
 private:
@@ -111,8 +112,8 @@ enum class Unknown : bool { refuse, ignore };
 /// [min, max]. Nullopt otherwise.
 std::optional<std::int64_t> to_integer(std::string_view number, std::int64_t min, std::int64_t max) noexcept;
 
-/// Appends `text`, which is UTF-8, as a JSON string, quotes included; control characters, quotes and backslashes escaped,
-/// the rest as it is.
+/// Appends `text`, which is UTF-8, as a JSON string, quotes included; control characters, quotes and backslashes
+/// escaped, the rest as it is.
 void append_string(std::string& out, std::string_view text);
 
 /// Appends `value` as compact JSON, as parsed: numbers as written, members in order.
@@ -121,8 +122,8 @@ void append_value(std::string& out, Value value);
 /// Appends the decimal digits of `value`.
 void append_integer(std::string& out, std::int64_t value);
 
-/// `parent` extended by a member's name, `~` and `/` escaped as RFC 6901 says; `parent` itself when the two together are
-/// longer than 512 bytes or the name is not UTF-8, so that neither is sent back.
+/// `parent` extended by a member's name, `~` and `/` escaped as RFC 6901 says; `parent` itself when the two together
+/// are longer than 512 bytes or the name is not UTF-8, so that neither is sent back.
 std::string child_pointer(std::string_view parent, std::string_view name);
 
 /// Whether `text` is well-formed UTF-8 (no overlong forms, no surrogates, at most U+10FFFF).

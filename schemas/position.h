@@ -20,8 +20,8 @@ struct Position {
 /// The short form of a log's identity that tokens carry: the first 8 hex digits of the uuid's SHA-256.
 std::string log_hash(std::string_view uuid);
 
-/// One part of a token: "<stream>-<log hash>-<partition>-<offset>" of characters that need no escaping in a URL; several
-/// are joined with ','. As a lower bound it means: everything up to and including this offset.
+/// One part of a token: "<stream>-<log hash>-<partition>-<offset>" of characters that need no escaping in a URL;
+/// several are joined with ','. As a lower bound it means: everything up to and including this offset.
 struct TokenPart {
     std::string stream;
     std::string log_hash;

@@ -29,12 +29,14 @@ inline std::string describe(const Violations& violations) {
     return text;
 }
 
-/// A value, or every violation that kept it from being one. For a caller's input only: the world's failures are exceptions.
+/// A value, or every violation that kept it from being one. For a caller's input only: the world's failures are
+/// exceptions.
 template <typename T>
 class [[nodiscard]] Result {
 public:
-    Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}               // NOLINT(google-explicit-constructor)
-    Result(Violations violations) : held_(std::in_place_index<1>, std::move(violations)) {}  // NOLINT(google-explicit-constructor)
+    Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+    Result(Violations violations)
+        : held_(std::in_place_index<1>, std::move(violations)) {}  // NOLINT(google-explicit-constructor)
 
     [[nodiscard]] bool ok() const noexcept { return held_.index() == 0; }
     explicit operator bool() const noexcept { return ok(); }

@@ -20,9 +20,9 @@ std::string_view to_string(State state) noexcept;
 std::optional<State> parse_state(std::string_view text) noexcept;
 
 struct Registered {
-    std::int64_t id = 0;                    ///< 1..kMaxId
-    std::string_view make;                  ///< 1..128 bytes of UTF-8 without U+0000
-    std::string_view model;                 ///< likewise
+    std::int64_t id = 0;     ///< 1..kMaxId
+    std::string_view make;   ///< 1..128 bytes of UTF-8 without U+0000
+    std::string_view model;  ///< likewise
 };
 
 struct StateChanged {

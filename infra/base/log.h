@@ -21,8 +21,8 @@ struct Field {
     Field(std::string_view n, bool v) : name(n), value(v) {}
     Field(std::string_view n, double v) : name(n), value(v) {}
     template <typename Integer>
-        requires std::is_integral_v<Integer> && (!std::is_same_v<Integer, bool>)
-    Field(std::string_view n, Integer v) : name(n), value(static_cast<std::int64_t>(v)) {}
+    requires std::is_integral_v<Integer> &&(!std::is_same_v<Integer, bool>)Field(std::string_view n, Integer v)
+        : name(n), value(static_cast<std::int64_t>(v)) {}
 };
 
 /// Once, at the start of main: every line goes to standard error as one JSON object with `ts`, `level`, `program` and
@@ -33,8 +33,14 @@ void start(std::string_view program, Level minimum = Level::info);
 /// escaped and cut at 256 bytes (a cut text ends in "..."). Any thread; never throws.
 void write(Level level, std::string_view event, std::initializer_list<Field> fields = {}) noexcept;
 
-inline void info(std::string_view event, std::initializer_list<Field> fields = {}) noexcept { write(Level::info, event, fields); }
-inline void warn(std::string_view event, std::initializer_list<Field> fields = {}) noexcept { write(Level::warn, event, fields); }
-inline void error(std::string_view event, std::initializer_list<Field> fields = {}) noexcept { write(Level::error, event, fields); }
+inline void info(std::string_view event, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::info, event, fields);
+}
+inline void warn(std::string_view event, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::warn, event, fields);
+}
+inline void error(std::string_view event, std::initializer_list<Field> fields = {}) noexcept {
+    write(Level::error, event, fields);
+}
 
 }  // namespace tidemark::base::log

@@ -9,9 +9,9 @@
 
 namespace tidemark::base {
 
-/// The process's metrics, rendered in the Prometheus text format. Names are API: base units, bounded labels. Instruments
-/// are made at start, live as long as the registry, and may be moved by any thread without a lock; asking twice for the same name and
-/// labels gives the same instrument.
+/// The process's metrics, rendered in the Prometheus text format. Names are API: base units, bounded labels.
+/// Instruments are made at start, live as long as the registry, and may be moved by any thread without a lock; asking
+/// twice for the same name and labels gives the same instrument.
 class Metrics {
 public:
     class Counter {

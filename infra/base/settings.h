@@ -11,11 +11,11 @@
 
 namespace tidemark::base {
 
-/// A program's command line, environment and settings file. An option `flush-interval` is the flag --flush-interval, the
-/// variable TIDEMARK_FLUSH_INTERVAL and the TOML key flush-interval; the flag wins over the variable, that over the file,
-/// that over the default standing in the target. Every program has --config FILE, --check-config (print redacted, check,
-/// exit), --version, --help. Unknown flags, TOML keys and TIDEMARK_* variables of no option of the program, and impossible values are
-/// collected and printed all at once; the parse then ends in exit code 2.
+/// A program's command line, environment and settings file. An option `flush-interval` is the flag --flush-interval,
+/// the variable TIDEMARK_FLUSH_INTERVAL and the TOML key flush-interval; the flag wins over the variable, that over the
+/// file, that over the default standing in the target. Every program has --config FILE, --check-config (print redacted,
+/// check, exit), --version, --help. Unknown flags, TOML keys and TIDEMARK_* variables of no option of the program, and
+/// impossible values are collected and printed all at once; the parse then ends in exit code 2.
 class Settings {
 public:
     Settings(std::string program, std::string description);
@@ -38,8 +38,8 @@ public:
     /// TIDEMARK_FAILPOINT* are let through always.
     void allow_environment(std::vector<std::string> names);
 
-    /// A subcommand; the options and positional arguments added by `configure` belong to it alone. The first one added is the default when
-    /// none is named. `run` gets called by run().
+    /// A subcommand; the options and positional arguments added by `configure` belong to it alone. The first one added
+    /// is the default when none is named. `run` gets called by run().
     void command(std::string_view name, std::string_view help, std::function<int()> run,
                  const std::function<void(Settings&)>& configure = {});
     /// Positional argument of the command being configured.

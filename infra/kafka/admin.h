@@ -16,12 +16,12 @@ struct TopicSpec {
     std::string name{};
     std::int32_t partitions = 4;
     std::int16_t replication = 1;
-    std::map<std::string, std::string> settings{};          ///< retention.ms, message.timestamp.type, ...
+    std::map<std::string, std::string> settings{};  ///< retention.ms, message.timestamp.type, ...
 };
 
 struct Watermarks {
-    std::int64_t low = 0;                                   ///< first offset still there
-    std::int64_t high = 0;                                  ///< offset that the next record will get; uncommitted ones counted
+    std::int64_t low = 0;   ///< first offset still there
+    std::int64_t high = 0;  ///< offset that the next record will get; uncommitted ones counted
 };
 
 /// Questions about the log that are not reading or writing a stream. Every call blocks, at most `timeout`, and throws
@@ -45,8 +45,8 @@ public:
     std::vector<std::int64_t> end_offsets(const std::string& topic, std::int32_t partitions);
     /// The first record at or after `offset`; nullopt when the partition ends before it.
     std::optional<Record> read_at(const std::string& topic, std::int32_t partition, std::int64_t offset);
-    /// Appends one record to exactly that partition, acks=all; returns its offset. An empty key is none. A failure that is
-    /// not retryable may have left the record behind: look before trying again.
+    /// Appends one record to exactly that partition, acks=all; returns its offset. An empty key is none. A failure that
+    /// is not retryable may have left the record behind: look before trying again.
     std::int64_t append(const std::string& topic, std::int32_t partition, std::string_view key, std::string_view value);
 
 private:

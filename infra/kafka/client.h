@@ -60,8 +60,9 @@ using Partitions = std::unique_ptr<rd_kafka_topic_partition_list_s, PartitionsDe
 
 using Properties = std::map<std::string, std::string>;
 
-/// The settings of one client, checked as they are made: an unknown name or an impossible value throws kafka::Error, and
-/// so does a property that would change what Tidemark decided, under any of the setting's names. Log lines go to base::log.
+/// The settings of one client, checked as they are made: an unknown name or an impossible value throws kafka::Error,
+/// and so does a property that would change what Tidemark decided, under any of the setting's names. Log lines go to
+/// base::log.
 class ClientConf {
 public:
     /// With what every client has: addresses, name, and how it connects.

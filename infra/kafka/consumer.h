@@ -13,14 +13,16 @@ struct ConsumerOptions {
     std::string brokers{};
     std::string topic{};
     std::string group{};
-    std::string instance_id{};                              ///< static membership: host + slot; empty: a dynamic member
+    std::string instance_id{};  ///< static membership: host + slot; empty: a dynamic member
     std::string client_id = "tidemark";
-    std::chrono::milliseconds session_timeout{6'000};       ///< the least that brokers allow by default: takeover stays below ten seconds
+    std::chrono::milliseconds session_timeout{
+        6'000};  ///< the least that brokers allow by default: takeover stays below ten seconds
     std::chrono::milliseconds heartbeat_interval{1'000};
     std::chrono::milliseconds max_poll_interval{300'000};
-    std::chrono::milliseconds fetch_wait{50};               ///< how long the broker may hold an empty fetch: half of a record's latency when idle
-    std::int64_t queued_max_kbytes = 16 * 1024;             ///< prefetch: what a stopped owner can hold
-    std::map<std::string, std::string> properties{};        ///< any other librdkafka setting (TLS, SASL); unknown ones throw
+    std::chrono::milliseconds fetch_wait{
+        50};  ///< how long the broker may hold an empty fetch: half of a record's latency when idle
+    std::int64_t queued_max_kbytes = 16 * 1024;       ///< prefetch: what a stopped owner can hold
+    std::map<std::string, std::string> properties{};  ///< any other librdkafka setting (TLS, SASL); unknown ones throw
 };
 
 struct ConsumerCounters {
@@ -30,8 +32,8 @@ struct ConsumerCounters {
     std::uint64_t errors = 0;
 };
 
-/// A group member over librdkafka. One thread owns it. The destructor closes with a deadline of 2 s and then abandons the
-/// handle: the truth is in the database, and close may hang when the coordinator is gone.
+/// A group member over librdkafka. One thread owns it. The destructor closes with a deadline of 2 s and then abandons
+/// the handle: the truth is in the database, and close may hang when the coordinator is gone.
 class Consumer final : public RecordSource {
 public:
     explicit Consumer(ConsumerOptions options);

@@ -11,7 +11,7 @@ public:
     Error(const std::string& what, int code, bool retryable, bool fatal)
         : std::runtime_error(what), code_(code), retryable_(retryable), fatal_(fatal) {}
 
-    [[nodiscard]] int code() const noexcept { return code_; }               ///< the client library's error code
+    [[nodiscard]] int code() const noexcept { return code_; }  ///< the client library's error code
     [[nodiscard]] bool is_retryable() const noexcept { return retryable_; }
     /// The handle is of no more use: e.g. another member took this one's group instance id.
     [[nodiscard]] bool is_fatal() const noexcept { return fatal_; }

@@ -29,16 +29,17 @@ struct EndOfPartition {
 };
 using Polled = std::variant<Nothing, Record, EndOfPartition, Assigned, Revoked>;
 
-/// One stream's log, read as a member of a consumer group. Everything, rebalances included, comes out of `poll`; one thread
-/// owns the source. Reads are uncommitted: a foreign open transaction hides nothing. Offsets rise within a partition and may
-/// have gaps. Throws kafka::Error; a fatal one means that the source must be given up.
+/// One stream's log, read as a member of a consumer group. Everything, rebalances included, comes out of `poll`; one
+/// thread owns the source. Reads are uncommitted: a foreign open transaction hides nothing. Offsets rise within a
+/// partition and may have gaps. Throws kafka::Error; a fatal one means that the source must be given up.
 class RecordSource {
 public:
     virtual ~RecordSource() = default;
     /// The next thing that happened, or Nothing after `timeout`. After Assigned or Revoked nothing else comes of those
     /// partitions until it has been answered.
     virtual Polled poll(std::chrono::milliseconds timeout) = 0;
-    /// Reads on from exactly these offsets, forgetting whatever was fetched before. Also the way to go back after a fence: assign again.
+    /// Reads on from exactly these offsets, forgetting whatever was fetched before. Also the way to go back after a
+    /// fence: assign again.
     virtual void assign(std::span<const Start> starts) = 0;
     virtual void unassign() = 0;
     /// While paused `poll` keeps the membership alive and returns no records.
@@ -62,7 +63,7 @@ struct Delivery {
     /// Where it stands. For a record that the broker had already (a duplicate sequence number) a later offset, so that
     /// "up to here" still includes it. -1 unless persisted.
     std::int64_t offset = -1;
-    int error = 0;       ///< the client library's code; 0: none
+    int error = 0;  ///< the client library's code; 0: none
 };
 
 enum class Enqueued : std::uint8_t { ok, full, unavailable, too_large };
@@ -82,7 +83,8 @@ public:
     };
 
     virtual ~RecordSink() = default;
-    /// Exactly one Delivery with `tag` follows each `ok`, also when the producer behind has to be replaced; none follows otherwise.
+    /// Exactly one Delivery with `tag` follows each `ok`, also when the producer behind has to be replaced; none
+    /// follows otherwise.
     virtual Enqueued produce(TopicIndex topic, std::string_view key, std::string_view value,
                              std::span<const Header> headers, std::uint64_t tag) noexcept = 0;
     /// Gives back, as not_persisted, everything that has not been sent yet. Does not wait for the deliveries.

@@ -125,10 +125,9 @@ Persistence persistence_of(const rd_kafka_message_t& message) noexcept {
     return Persistence::possibly_persisted;
 }
 
-/// -1 when the broker did not say. The client's own offset cannot tell: for records that the broker had already (duplicate
-/// sequence number) it counts upwards from the error's -1, so that all but the first look valid, and for those whose answer
-/// was lost while a later one came, it is 0. But only a true answer brings the append time, as our topics have it (on
-/// topics without LogAppendTime each place is asked for: slower, and as right).
+/// -1 when the broker did not say. The client's own offset cannot tell: for a batch that the broker had already (duplicate
+/// sequence number) the client counts upwards from the -1 that stands in the error, so all but the first look valid. Only a
+/// true answer brings the append time, for our topics are LogAppendTime (on others each place is asked for: slower, as right).
 std::int64_t offset_of(const rd_kafka_message_t& message) noexcept {
     rd_kafka_timestamp_type_t kind{};
     static_cast<void>(rd_kafka_message_timestamp(&message, &kind));

@@ -37,9 +37,9 @@ public:
 
     std::int32_t partition = 0;
     std::int64_t offset = 0;
-    base::Timestamp append_time{};                  ///< set by the broker (LogAppendTime)
+    base::Timestamp append_time{};  ///< set by the broker (LogAppendTime)
     std::optional<std::string_view> key;
-    std::optional<std::string_view> value;          ///< nullopt: a tombstone
+    std::optional<std::string_view> value;  ///< nullopt: a tombstone
 
     [[nodiscard]] std::vector<Header> headers() const { return body_ ? body_->headers() : std::vector<Header>{}; }
     /// What the record costs in memory: key, value and the client's own overhead.

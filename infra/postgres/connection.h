@@ -11,11 +11,12 @@
 
 namespace tidemark::pg {
 
-/// What every session is given when it connects. The time-outs keep a stopped process from holding locks against its successor.
+/// What every session is given when it connects. The time-outs keep a stopped process from holding locks against its
+/// successor.
 struct SessionOptions {
     std::string application_name = "tidemark";
-    std::string search_path;                                            ///< empty: the server's
-    std::chrono::milliseconds statement_timeout{2'000};                 ///< 0: none
+    std::string search_path;                             ///< empty: the server's
+    std::chrono::milliseconds statement_timeout{2'000};  ///< 0: none
     std::chrono::milliseconds lock_timeout{1'000};
     std::chrono::milliseconds idle_in_transaction_timeout{5'000};
     std::chrono::seconds connect_timeout{3};
@@ -28,8 +29,8 @@ struct Notification {
 
 class Transaction;
 
-/// One session, belonging to one thread at a time. Once broken it stays broken: it never reconnects behind its owner's back,
-/// who makes a new object. Every call throws pg::Error.
+/// One session, belonging to one thread at a time. Once broken it stays broken: it never reconnects behind its owner's
+/// back, who makes a new object. Every call throws pg::Error.
 class Connection {
 public:
     Connection(const std::string& dsn, const SessionOptions& options);
@@ -37,12 +38,14 @@ public:
     Connection(Connection&&) noexcept;
     Connection& operator=(Connection&&) noexcept;
 
-    /// One at a time; READ COMMITTED, read-write, or REPEATABLE READ, READ ONLY for a consistent look at several tables.
+    /// One at a time; READ COMMITTED, read-write, or REPEATABLE READ, READ ONLY for a consistent look at several
+    /// tables.
     [[nodiscard]] Transaction begin();
     [[nodiscard]] Transaction begin_snapshot();
     /// One statement in a transaction of its own.
     Rows run(const Statement& statement, const Params& params = {});
-    /// SQL text of a migration: several statements, unprepared, in one transaction of its own. Never with foreign values in it.
+    /// SQL text of a migration: several statements, unprepared, in one transaction of its own. Never with foreign
+    /// values in it.
     void run_script(const std::string& sql);
 
     void listen(const std::string& channel);

@@ -20,17 +20,19 @@ struct Statement {
 class Array {
 public:
     Array() : text_("{") {}
-    /// Throws std::invalid_argument on U+0000: the server cannot hold it, and the client library would cut the text there.
+    /// Throws std::invalid_argument on U+0000: the server cannot hold it, and the client library would cut the text
+    /// there.
     Array& add(std::string_view text);
-    Array& add(const char* text) { return add(std::string_view(text)); }    ///< a pointer would rather become a bool
+    Array& add(const char* text) { return add(std::string_view(text)); }  ///< a pointer would rather become a bool
     Array& add(const std::string& text) { return add(std::string_view(text)); }
     Array& add(std::int64_t number);
     Array& add(std::int32_t number) { return add(static_cast<std::int64_t>(number)); }
     Array& add(bool flag);
-    Array& add(std::chrono::sys_time<std::chrono::microseconds> instant);    ///< years 1..9999, else std::invalid_argument
+    Array& add(
+        std::chrono::sys_time<std::chrono::microseconds> instant);  ///< years 1..9999, else std::invalid_argument
     Array& add_null();
-    Array& add_bytes(std::string_view bytes);           ///< an element of bytea[]
-    Array& add_numeric(std::string_view digits);        ///< an element of numeric[], as written
+    Array& add_bytes(std::string_view bytes);     ///< an element of bytea[]
+    Array& add_numeric(std::string_view digits);  ///< an element of numeric[], as written
     void reserve(std::size_t bytes) { text_.reserve(bytes); }
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
@@ -44,15 +46,16 @@ private:
 /// Parameters of one execution, in order, in text form. Owns what it is given.
 class Params {
 public:
-    Params& add(std::string_view text);                 ///< throws std::invalid_argument on U+0000
+    Params& add(std::string_view text);  ///< throws std::invalid_argument on U+0000
     Params& add(const char* text) { return add(std::string_view(text)); }
     Params& add(const std::string& text) { return add(std::string_view(text)); }
     Params& add(std::int64_t number);
     Params& add(std::int32_t number) { return add(static_cast<std::int64_t>(number)); }
     Params& add(bool flag);
-    Params& add(std::chrono::sys_time<std::chrono::microseconds> instant);   ///< years 1..9999, else std::invalid_argument
+    Params& add(
+        std::chrono::sys_time<std::chrono::microseconds> instant);  ///< years 1..9999, else std::invalid_argument
     Params& add(Array array);
-    Params& add_bytes(std::string_view bytes);          ///< bytea
+    Params& add_bytes(std::string_view bytes);  ///< bytea
     Params& add_null();
     template <typename T>
     Params& add_optional(const std::optional<T>& value) {
@@ -74,7 +77,8 @@ public:
         virtual ~Body() = default;
         [[nodiscard]] virtual std::size_t rows() const noexcept = 0;
         [[nodiscard]] virtual std::size_t affected() const noexcept = 0;
-        [[nodiscard]] virtual std::optional<std::string_view> cell(std::size_t row, std::size_t column) const noexcept = 0;
+        [[nodiscard]] virtual std::optional<std::string_view> cell(std::size_t row,
+                                                                   std::size_t column) const noexcept = 0;
     };
     Rows() = default;
     explicit Rows(std::unique_ptr<Body> body) noexcept : body_(std::move(body)) {}
@@ -90,8 +94,9 @@ public:
     [[nodiscard]] std::string_view text(std::size_t row, std::size_t column) const;
     [[nodiscard]] std::int64_t integer(std::size_t row, std::size_t column) const;
     [[nodiscard]] bool boolean(std::size_t row, std::size_t column) const;
-    [[nodiscard]] std::string bytes(std::size_t row, std::size_t column) const;      ///< bytea, decoded
-    /// timestamptz as `extract(epoch ...)` would lose; statements select instants as `(extract(epoch from t) * 1000000)::bigint`.
+    [[nodiscard]] std::string bytes(std::size_t row, std::size_t column) const;  ///< bytea, decoded
+    /// timestamptz as `extract(epoch ...)` would lose; statements select instants as `(extract(epoch from t) *
+    /// 1000000)::bigint`.
     [[nodiscard]] std::chrono::sys_time<std::chrono::microseconds> instant(std::size_t row, std::size_t column) const;
 
 private:
