@@ -17,6 +17,7 @@
 #include "infra/kafka/admin.h"
 #include "infra/kafka/consumer.h"
 #include "infra/kafka/error.h"
+#include "infra/kafka/properties.h"
 
 #include <unistd.h>
 
@@ -43,6 +44,7 @@ struct Options {
     std::string consumer_password;
     std::string api_password;
     std::string admin_listen = "127.0.0.1:3334";
+    std::string kafka_config;
     std::string log_level = "info";
     std::int64_t slot = 0;
     std::int64_t partitions = 4;
@@ -53,6 +55,7 @@ struct Options {
     milliseconds flush_interval{1'000};
     milliseconds clock_skew{200};
     milliseconds shutdown_timeout{10'000};
+    milliseconds stuck_after{60'000};
     bool migrate_first = false;
     bool json = false;
 };
@@ -65,6 +68,7 @@ std::string host_name() {
 MigrateOptions migrate_options(const Options& options) {
     MigrateOptions migration;
     migration.brokers = options.brokers;
+    migration.kafka_properties = kafka::read_properties(options.kafka_config);
     migration.owner_dsn = options.owner_dsn;
     migration.partitions = options.partitions;
     migration.replication = options.replication;
@@ -78,7 +82,7 @@ MigrateOptions migrate_options(const Options& options) {
 struct Lane {
     Lane(const Options& options, const Target& target, const std::string& instance, std::uint64_t seed,
          const base::Clock& clock, base::Metrics& metrics)
-        : admin(options.brokers),
+        : admin(options.brokers, kafka::read_properties(options.kafka_config)),
           consumer(consumer_options(options, target, instance)),
           processor(processor_options(options, instance, seed), target, consumer, make_log_check(admin, target), clock,
                     metrics) {}
@@ -90,6 +94,7 @@ struct Lane {
         consumer.topic = target.topic;
         consumer.group = std::string(target.projection->stream().name) + "." + target.projection->fingerprint();
         consumer.instance_id = instance;
+        consumer.properties = kafka::read_properties(options.kafka_config);
         consumer.client_id = "tidemark-consumer-" + instance;
         return consumer;
     }
@@ -160,18 +165,16 @@ std::vector<std::string> check_listen(const std::string& listen) {
     return {};
 }
 
-// A processor that has not gone round for this many half seconds hangs: its partitions are better off elsewhere. Longer
-// than everything that may rightly take time: a flush at its statement time-outs, and the search for a poison record in
-// it.
-constexpr int kStuckChecks = 120;
+constexpr milliseconds kStuckCheck{500};
 
-// Counted in rounds of our own, not in clock time: a whole process that was stopped and continued is not stuck.
-void check_stuck(std::vector<std::unique_ptr<Lane>>& lanes) {
+// A processor that does not go round hangs: its partitions are better off elsewhere. Counted in checks of our own, not
+// in clock time: a whole process that was stopped and continued is not stuck.
+void check_stuck(std::vector<std::unique_ptr<Lane>>& lanes, milliseconds stuck_after) {
     for (auto& lane : lanes) {
         const auto step = lane->processor.status().last_step;
         lane->stuck_checks = step == lane->last_step ? lane->stuck_checks + 1 : 0;
         lane->last_step = step;
-        if (lane->stuck_checks < kStuckChecks) continue;
+        if (lane->stuck_checks * kStuckCheck < stuck_after) continue;
         log::error("processor_stuck", {{"stream", lane->processor.target().projection->stream().name},
                                        {"hint", "the process ends so that another instance takes over"}});
         ::_exit(base::kFailed);
@@ -244,10 +247,12 @@ int run(const Options& options) {
     log::info("started",
               {{"instance", instance}, {"streams", lanes.size()}, {"admin_port", std::int64_t{server.port()}}});
     {
-        const LogWatch log_watch({options.brokers, {}, milliseconds(500), options.clock_skew}, processors, clock);
+        const LogWatch log_watch(
+            {options.brokers, kafka::read_properties(options.kafka_config), milliseconds(500), options.clock_skew},
+            processors, clock);
         const Presence presence({options.consumer_dsn, instance, milliseconds(2'000)}, processors, clock);
-        while (!shutdown.wait_for(milliseconds(500)))
-            check_stuck(lanes);
+        while (!shutdown.wait_for(kStuckCheck))
+            check_stuck(lanes, options.stuck_after);
         log::info("stopping");
         for (auto* processor : processors)
             processor->stop();
@@ -277,6 +282,8 @@ int main(int argc, char** argv) {
     Options options;
     base::Settings settings("tidemark-consumer", "Folds every stream of the log into PostgreSQL.");
     settings.text("brokers", options.brokers, "Kafka brokers, HOST:PORT,...");
+    settings.text("kafka-config", options.kafka_config,
+                  "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.secret("consumer-dsn", options.consumer_dsn, "PostgreSQL connection of the role that writes projections.");
     settings.secret("owner-dsn", options.owner_dsn,
                     "PostgreSQL connection of the role that owns the schemas; for migrate");
@@ -311,6 +318,10 @@ int main(int argc, char** argv) {
                              "How far this machine's clock may be ahead of the brokers'.");
             command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(100), milliseconds(600'000),
                              "How long a stop may take to write what is in memory.");
+            command.duration("stuck-after", options.stuck_after, milliseconds(2'000), milliseconds(3'600'000),
+                             "How long a stream may make no step before the process gives up, so that another instance "
+                             "takes over; longer than "
+                             "the slowest flush.");
             command.flag("migrate", options.migrate_first, "Run migrate first.");
         });
     settings.command(
@@ -327,8 +338,9 @@ int main(int argc, char** argv) {
         "status", "Show every partition: owner, lag, generation, dead letters; exit 1 while any is behind",
         [&] {
             return guarded([&] {
-                const bool caught_up =
-                    write_status({options.brokers, options.consumer_dsn, {}, options.json}, std::cout);
+                const bool caught_up = write_status(
+                    {options.brokers, options.consumer_dsn, kafka::read_properties(options.kafka_config), options.json},
+                    std::cout);
                 return int{caught_up ? base::kDone : base::kFailed};
             });
         },

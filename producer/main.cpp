@@ -3,6 +3,7 @@
 #include "infra/base/log.h"
 #include "infra/base/settings.h"
 #include "infra/base/shutdown.h"
+#include "infra/kafka/properties.h"
 #include "producer/event_publisher.h"
 #include "producer/import.h"
 #include "producer/intake.h"
@@ -25,6 +26,7 @@ namespace log = base::log;
 
 struct Options {
     std::string brokers = "127.0.0.1:9092";
+    std::string kafka_config;
     std::string log_level = "warn";
     std::string file;
     std::string type;
@@ -42,6 +44,7 @@ int publish_lines(const Options& options, std::istream& lines) {
     kafka::ProducerOptions producer_options;
     producer_options.brokers = options.brokers;
     producer_options.topics = topics();
+    producer_options.properties = kafka::read_properties(options.kafka_config);
     producer_options.client_id = "tidemark-producer";
     producer_options.linger = std::chrono::milliseconds(5);  // a file is in no hurry: larger batches
     EventPublisher publisher({}, clock, EventPublisher::kafka_sink(std::move(producer_options)));
@@ -117,6 +120,8 @@ int main(int argc, char** argv) {
     Options options;
     base::Settings settings("tidemark-producer", "Puts events on the log.");
     settings.text("brokers", options.brokers, "Kafka brokers, HOST:PORT,...");
+    settings.text("kafka-config", options.kafka_config,
+                  "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.choice("log-level", options.log_level, {"info", "warn"}, "Least level of log lines.");
     settings.duration("give-up", options.give_up, milliseconds(1'000), milliseconds(86'400'000),
                       "How long to go on without a broker that takes events.");

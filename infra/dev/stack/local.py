@@ -253,9 +253,9 @@ class LocalStack:
         api = self._program("api").url
         return f"""
 Try:
-  curl -i -X POST {api}/increment -d '{{"key":"abcdef","value":1}}'
-  curl -s {api}/counters/abcdef
-  curl -s {api}/vehicles/3/timestamp/2022-09-12T10:00:00Z
+  curl -i --json '{{"key":"abcdef","value":1}}' {api}/increment
+  curl -i -H 'Cache-Control: no-cache' {api}/counters/abcdef
+  curl {api}/vehicles/3/timestamp/2022-09-12%2010:00:00+00
 
 infra/dev/psql opens the tables, infra/dev/kafka topics --list the log, infra/dev/down ends it all.
 Logs: {self._run.relative_to(CLONE)}/*.log"""
