@@ -41,6 +41,8 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10))"};
 
 constexpr pg::Statement kNotify{"progress_notify", "select pg_notify('tidemark_progress', $1)"};
 
+constexpr const char* kFenced = "the offset rows are another consumer's";
+
 // Kept in a dead letter's detail; the record itself is kept whole.
 constexpr std::size_t kMaxDetailBytes = 2'000;
 
@@ -285,7 +287,7 @@ FlushReport attempt(pg::Connection& connection, const Target& target, const Offs
     auto tx = connection.begin();
     if (!store.advance(tx, batch)) {
         report.outcome = Flushed::fenced;
-        report.error = "the offset rows are another consumer's";
+        report.error = kFenced;
         return report;
     }
     FAILPOINT("c4_fenced");
@@ -325,16 +327,27 @@ const kafka::Record& record_at(const Batch& batch, std::size_t index) {
     return part->records[index];
 }
 
-// Finds one record whose values the database refuses: halves the batch until one is left. Nullopt when no single record
-// is to blame.
-std::optional<Position> locate(pg::Connection& connection, const Target& target, const OffsetStore& store,
-                               const Batch& batch, const std::map<Position, std::string>& refused) {
+// What looking for a refused record came to.
+struct Located {
+    bool fenced = false;             // the rows were taken from us meanwhile
+    std::optional<Position> record;  // nullopt: no single record is to blame
+    std::string sqlstate;            // what it is refused with when it stands alone
+    std::string error;
+};
+
+// Finds one record whose values the database refuses: halves the batch until one is left.
+Located locate(pg::Connection& connection, const Target& target, const OffsetStore& store, const Batch& batch,
+               const std::map<Position, std::string>& refused) {
+    Located located;
     const auto is_refused = [&](std::size_t from, std::size_t to) {
         try {
-            attempt(connection, target, store, slice(batch, from, to), refused, true);
+            const auto report = attempt(connection, target, store, slice(batch, from, to), refused, true);
+            located.fenced = located.fenced || report.outcome == Flushed::fenced;
             return false;
         } catch (const pg::Error& error) {
             if (error.failure() != pg::Failure::data) throw;
+            located.sqlstate = error.sqlstate();
+            located.error = error.what();
             return true;
         }
     };
@@ -347,12 +360,13 @@ std::optional<Position> locate(pg::Connection& connection, const Target& target,
         } else if (is_refused(middle, to)) {
             from = middle;
         } else {
-            return std::nullopt;
+            return located;
         }
     }
-    if (from == to || !is_refused(from, to)) return std::nullopt;
+    if (from == to || !is_refused(from, to)) return located;
     const auto& bad = record_at(batch, from);
-    return Position{bad.partition, bad.offset};
+    located.record = Position{bad.partition, bad.offset};
+    return located;
 }
 
 }  // namespace
@@ -379,22 +393,29 @@ FlushReport flush(pg::Connection& connection, const Target& target, const Offset
                 case pg::Failure::data:
                     break;
             }
-            std::optional<Position> bad;
+            Located located;
             try {
-                bad = locate(connection, target, store, batch, refused);
+                located = locate(connection, target, store, batch, refused);
             } catch (const pg::Error& while_locating) {
                 if (while_locating.failure() == pg::Failure::bug) throw;
                 report.error = while_locating.what();
                 report.connection_lost = connection.is_broken();
                 return report;
             }
-            if (!bad)
-                throw;  // the batch as a whole is refused though none of its records is: not a poison record but a bug
+            if (located.fenced) {
+                report.outcome = Flushed::fenced;
+                report.error = kFenced;
+                return report;
+            }
+            if (!located.record)
+                throw;  // refused as a whole though none of its records is: not a poison record but a bug
             base::log::warn("record_refused_by_database", {{"topic", target.topic},
-                                                           {"partition", bad->partition},
-                                                           {"offset", bad->offset},
-                                                           {"sqlstate", error.sqlstate()}});
-            refused[*bad] = error.what();
+                                                           {"partition", located.record->partition},
+                                                           {"offset", located.record->offset},
+                                                           {"sqlstate", located.sqlstate},
+                                                           {"error", located.error}});
+            // The message itself may name what else was in the batch or the table, and the cut would show.
+            refused[*located.record] = "the database refused its values with SQLSTATE " + located.sqlstate;
         }
     }
 }

@@ -33,9 +33,10 @@ update offsets o set
 from unnest($2::integer[], $3::bigint[]) as c (partition, epoch)
 where o.generation = $1 and o.partition = c.partition and o.epoch = c.epoch)"};
 
+// Locking, because a commit in doubt may still be under way: the rows are what they are once it has ended.
 constexpr pg::Statement kRead{"offsets_read", R"(
 select partition, next_offset, epoch, (extract(epoch from log_time) * 1000000)::bigint
-from offsets where generation = $1 and partition = any($2::integer[]))"};
+from offsets where generation = $1 and partition = any($2::integer[]) for share)"};
 
 constexpr pg::Statement kAdvance{"offsets_advance", R"(
 update offsets o set

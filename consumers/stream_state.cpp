@@ -120,8 +120,7 @@ void StreamState::polled(const kafka::Assigned& assigned, Instant now) {
     for (const auto partition : assigned.partitions)
         owned_[partition] = Owned{};
     phase_ = assigned.partitions.empty() ? Phase::idle : Phase::claiming;
-    retry_at_ = now;
-    backoff_.reset();
+    settle(now);
 }
 
 void StreamState::polled(const kafka::Revoked& revoked, Instant now) {
@@ -147,8 +146,7 @@ std::vector<kafka::Start> StreamState::claimed(std::span<const Claim> claims, In
     }
     buffer_.reset(starts);
     phase_ = Phase::consuming;
-    retry_at_ = now;
-    backoff_.reset();
+    settle(now);
     return starts;
 }
 
@@ -171,8 +169,7 @@ void StreamState::flushed(Flushed outcome, Instant began, Instant now) {
                     ends.pop_front();
             }
             buffer_.committed(next, now);
-            backoff_.reset();
-            retry_at_ = now;
+            settle(now);
             // A database that needs long for a flush gets fewer and larger ones.
             const auto took = duration_cast<milliseconds>(now - began);
             interval_ = std::clamp(2 * took, options_.limits.interval,
@@ -231,8 +228,7 @@ void StreamState::resolved(std::span<const Claim> rows, Instant now) {
     }
     pending_.clear();
     phase_ = Phase::consuming;
-    retry_at_ = now;
-    backoff_.reset();
+    settle(now);
 }
 
 void StreamState::resolve_failed(Instant now) {
@@ -306,7 +302,7 @@ const char* StreamState::phase() const noexcept {
         case Phase::claiming:
             return "claiming";
         case Phase::consuming:
-            return "consuming";
+            return failing_ ? "retrying" : "consuming";
         case Phase::resolving:
             return "resolving";
         case Phase::fenced:
@@ -323,6 +319,13 @@ void StreamState::drop() {
 
 void StreamState::retry_later(Instant now) {
     retry_at_ = now + backoff_.next();
+    failing_ = true;
+}
+
+void StreamState::settle(Instant now) {
+    retry_at_ = now;
+    backoff_.reset();
+    failing_ = false;
 }
 
 }  // namespace tidemark::consumers

@@ -125,7 +125,7 @@ public:
     [[nodiscard]] bool consuming() const noexcept { return phase_ == Phase::consuming; }
     /// The earliest as-of instant of the partitions held; no value before all of them have one.
     [[nodiscard]] std::optional<Timestamp> as_of() const noexcept;
-    /// "idle", "claiming", "consuming", "resolving" or "fenced": for status.
+    /// "idle", "claiming", "consuming", "retrying" (the last flush failed), "resolving" or "fenced": for status.
     [[nodiscard]] const char* phase() const noexcept;
     [[nodiscard]] std::chrono::milliseconds interval() const noexcept { return interval_; }
 
@@ -161,6 +161,7 @@ private:
     [[nodiscard]] bool due(Instant now) const;
     [[nodiscard]] std::optional<Timestamp> newest_as_of(const Owned& owned, std::int64_t next) const;
     void retry_later(Instant now);
+    void settle(Instant now);
 
     Options options_;
     RecordBuffer buffer_;
@@ -168,6 +169,7 @@ private:
     std::vector<kafka::Start> pending_;  ///< next offsets of the flush in doubt
     base::Backoff backoff_;
     Phase phase_ = Phase::idle;
+    bool failing_ = false;         ///< what was tried last is being tried again
     bool releasing_ = false;  ///< a revoke waits for its answer
     bool release_flushed_ = false;
     bool stopping_ = false;

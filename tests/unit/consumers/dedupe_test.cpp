@@ -57,9 +57,9 @@ TEST_CASE("a repeat within the horizon of log time is a duplicate, one beyond it
         {kDedupeHorizon + 1us, Verdict::first},
         {2 * kDedupeHorizon, Verdict::first},
     };
-    for (const auto& [after, verdict] : cases) {
-        CAPTURE(after.count());
-        CHECK(dedupe.decide(id, kStart + after, "hash") == verdict);
+    for (const auto& repeat : cases) {
+        CAPTURE(repeat.after.count());
+        CHECK(dedupe.decide(id, kStart + repeat.after, "hash") == repeat.verdict);
     }
 }
 
@@ -76,6 +76,7 @@ TEST_CASE("an identity that was asked for and not found is new") {
     dedupe.loaded_none({0, "a"});
     CHECK(dedupe.knows({0, "a"}));
     CHECK(dedupe.decide({0, "a"}, kStart, "hash") == Verdict::first);
+    CHECK(dedupe.decide({0, "a"}, Timestamp{}, "") == Verdict::first);
     CHECK(dedupe.to_store().empty());
 }
 

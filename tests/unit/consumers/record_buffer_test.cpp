@@ -133,6 +133,14 @@ TEST_CASE("what was committed is dropped, what came later stays with its gaps") 
     CHECK(buffer.first() == kNow + 1s);
 }
 
+TEST_CASE("the record at the offset committed is the first that stays") {
+    auto buffer = expecting({{0, 0}});
+    for (const std::int64_t offset : {0, 1, 2})
+        buffer.push(record_at(0, offset), kNow);
+    buffer.committed(std::vector<Start>{{0, 1}}, kNow);
+    CHECK(offsets(buffer, 0) == std::vector<std::int64_t>{1, 2});
+}
+
 TEST_CASE("with everything committed the buffer is empty and goes on from there") {
     auto buffer = expecting({{0, 0}});
     buffer.push(record_at(0, 0), kNow);

@@ -1,44 +1,32 @@
 #include "tests/unit/consumers/simulation.h"
 
-#include "consumers/dedupe.h"
 #include "consumers/stream_state.h"
+#include "tests/unit/consumers/simulated_log.h"
+#include "tests/unit/consumers/simulated_store.h"
 
 #include <algorithm>
 #include <chrono>
 #include <deque>
-#include <limits>
 #include <ostream>
 #include <sstream>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
 namespace tidemark::tests {
 
+namespace simulated {
+
 namespace {
 
 using consumers::Batch;
 using consumers::Claim;
-using consumers::Dedupe;
 using consumers::Flushed;
 using consumers::StreamState;
-using consumers::Timestamp;
 using std::chrono::hours;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-/// Simulated microseconds since the run began.
-using Time = std::int64_t;
-/// A set of partitions.
-using Mask = unsigned;
-
-constexpr Time kMillisecond = 1'000;
-constexpr Time kNever = std::numeric_limits<Time>::max();
-constexpr Timestamp kEpoch{std::chrono::seconds(1'700'000'000)};
-constexpr int kMaxPartitions = 3;
 constexpr int kMaxConsumers = 3;
-constexpr int kKeys = 4;
-constexpr int kIdentities = 4;
 
 // The server's and the group's time-outs, a tenth or less of the real ones, in proportion to the options below.
 constexpr Time kLockTimeout = 40 * kMillisecond;
@@ -52,543 +40,6 @@ constexpr std::uint64_t kMaxSteps = 50'000;
 // A poll that waits for nothing, again and again, while nothing comes.
 constexpr int kMaxIdleSpins = 40;
 
-constexpr std::array<MutationName, 10> kMutations{{
-    {Mutation::drop_fence, "drop_fence"},
-    {Mutation::offsets_before_apply, "offsets_before_apply"},
-    {Mutation::keep_buffer_on_loss, "keep_buffer_on_loss"},
-    {Mutation::in_doubt_is_committed, "in_doubt_is_committed"},
-    {Mutation::in_doubt_is_not_committed, "in_doubt_is_not_committed"},
-    {Mutation::dedupe_within_batch, "dedupe_within_batch"},
-    {Mutation::parked_is_first_sight, "parked_is_first_sight"},
-    {Mutation::as_of_of_newest_end, "as_of_of_newest_end"},
-    {Mutation::forget_log_time, "forget_log_time"},
-    {Mutation::stale_end_of_partition, "stale_end_of_partition"},
-}};
-
-constexpr std::array<std::string_view, kMetKinds> kMetNames{
-    "commit",
-    "instant_alone",
-    "failed_flush",
-    "fenced_flush",
-    "zombie_refused",
-    "in_doubt_committed",
-    "in_doubt_not_committed",
-    "in_doubt_undecided",
-    "crash_in_transaction",
-    "crash_in_commit",
-    "idle_transaction_ended",
-    "owner_terminated",
-    "claim_answer_lost",
-    "foreign_claim",
-    "outage",
-    "lost_with_records",
-    "revoked_with_records",
-    "two_owners",
-    "stopped_with_records",
-    "duplicate",
-    "conflict",
-    "poison",
-    "beyond_horizon",
-    "gap",
-    "clock_back",
-};
-static_assert(static_cast<std::size_t>(Met::clock_back) + 1 == kMetKinds);
-
-/// A rule was broken.
-class Violation : public std::runtime_error {
-public:
-    using std::runtime_error::runtime_error;
-};
-
-template <typename... Parts>
-std::string text(const Parts&... parts) {
-    std::ostringstream out;
-    (out << ... << parts);
-    return out.str();
-}
-
-constexpr Timestamp wall(Time time) {
-    return kEpoch + microseconds(time);
-}
-constexpr StreamState::Instant steady(Time time) {
-    return StreamState::Instant(microseconds(time));
-}
-constexpr Mask bit(int partition) {
-    return 1U << static_cast<unsigned>(partition);
-}
-
-/// Splitmix64.
-class Random {
-public:
-    explicit Random(std::uint64_t seed) : state_(seed) {}
-
-    std::uint64_t next() {
-        state_ += 0x9e3779b97f4a7c15U;
-        auto mixed = state_;
-        mixed = (mixed ^ (mixed >> 30U)) * 0xbf58476d1ce4e5b9U;
-        mixed = (mixed ^ (mixed >> 27U)) * 0x94d049bb133111ebU;
-        return mixed ^ (mixed >> 31U);
-    }
-    /// In [0, bound).
-    int below(int bound) { return static_cast<int>(next() % static_cast<std::uint64_t>(bound)); }
-    /// In [least, most].
-    Time between(Time least, Time most) {
-        return least + static_cast<Time>(next() % static_cast<std::uint64_t>(most - least + 1));
-    }
-    bool chance(int percent) { return below(100) < percent; }
-
-private:
-    std::uint64_t state_;
-};
-
-/// What becomes of a record.
-enum class Fate : std::uint8_t { none, applied, duplicate, conflict, poison };
-
-constexpr std::string_view to_string(Fate fate) {
-    constexpr std::array<std::string_view, 5> kNames{"nothing", "applied", "duplicate", "conflict", "poison"};
-    return kNames.at(static_cast<std::size_t>(fate));
-}
-
-/// One offset of the log, with the fate that a plain fold of everything before it gives it.
-struct Entry {
-    bool record = false;  // otherwise a marker: an offset that no reader sees
-    bool poison = false;
-    char identity = 0;  // 0: none
-    int data = 0;
-    int key = 0;
-    Time appended = 0;
-    Timestamp append_time{};  // by the broker's clock, which jumps
-    Timestamp log_time{};     // running maximum of the above
-    Fate fate = Fate::none;
-};
-
-/// The log, and the fold that the tables are compared with. It judges each record as it is appended, one at a time,
-/// with nothing of the product in it.
-class Log {
-public:
-    explicit Log(int partitions) : partitions_(static_cast<std::size_t>(partitions)) {}
-
-    [[nodiscard]] std::int64_t end(int partition) const { return static_cast<std::int64_t>(at(partition).size()); }
-    [[nodiscard]] const std::vector<Entry>& at(int partition) const {
-        return partitions_[static_cast<std::size_t>(partition)].entries;
-    }
-    [[nodiscard]] const std::array<std::int64_t, kKeys>& sums() const { return sums_; }
-
-    /// Returns whether its identity was seen before, but too long ago to matter.
-    bool append(int partition, Entry entry) {
-        auto& log = partitions_[static_cast<std::size_t>(partition)];
-        bool beyond_horizon = false;
-        if (entry.record) {
-            log.log_time = std::max(log.log_time, entry.append_time);
-            entry.log_time = log.log_time;
-            entry.fate = Fate::applied;
-            auto& first = log.first[static_cast<std::size_t>(entry.identity)];
-            if (entry.poison) {
-                entry.fate = Fate::poison;
-            } else if (entry.identity != 0 && first.seen) {
-                beyond_horizon = log.log_time - first.log_time > hours(24);
-                if (!beyond_horizon) entry.fate = first.data == entry.data ? Fate::duplicate : Fate::conflict;
-            }
-            if (entry.fate == Fate::applied) {
-                if (entry.identity != 0) first = {true, entry.data, log.log_time};
-                sums_[static_cast<std::size_t>(entry.key)] += delta(end(partition), partition);
-            }
-        } else {
-            entry.log_time = log.log_time;
-        }
-        log.entries.push_back(entry);
-        return beyond_horizon;
-    }
-
-    /// What a record adds to its key: different for each, so that no two wrongs make a right.
-    static std::int64_t delta(std::int64_t offset, int partition) { return (offset + 1) * 1'000 + partition; }
-
-private:
-    struct First {
-        bool seen = false;
-        int data = 0;
-        Timestamp log_time{};
-    };
-    struct Partition {
-        std::vector<Entry> entries;
-        Timestamp log_time{};
-        std::array<First, kIdentities + 1> first;
-    };
-    std::vector<Partition> partitions_;
-    std::array<std::int64_t, kKeys> sums_{};
-};
-
-/// Tables behind transactions that lock the offset rows they move. Checks after every commit that the tables are a
-/// prefix of the log's fold.
-class Store {
-public:
-    using Counts = std::array<std::uint64_t, kMetKinds>;
-
-    struct Row {
-        std::int64_t next = 0;
-        std::int64_t epoch = 0;
-        Timestamp log_time{};
-        Timestamp as_of{};
-        std::int64_t applied = 0;
-        std::int64_t duplicates = 0;
-        std::int64_t parked = 0;
-        std::int64_t gaps = 0;
-        int holder = -1;  // the transaction that locks it
-    };
-
-    Store(const Log& log, int partitions, Mutation mutation, Random& random, Counts& met)
-        : log_(log),
-          mutation_(mutation),
-          random_(random),
-          met_(met),
-          partitions_(static_cast<std::size_t>(partitions)) {}
-
-    [[nodiscard]] const Row& row(int partition) const { return at(partition).row; }
-    [[nodiscard]] const std::array<std::int64_t, kKeys>& sums() const { return sums_; }
-
-    /// Whether a row of these is locked by a transaction other than `tx`.
-    [[nodiscard]] bool locked(Mask partitions, int tx = -1) const {
-        for (int partition = 0; partition < count(); ++partition) {
-            const auto holder = row(partition).holder;
-            if ((partitions & bit(partition)) != 0 && holder != -1 && holder != tx) return true;
-        }
-        return false;
-    }
-
-    int begin() {
-        for (int tx = 0; tx < static_cast<int>(transactions_.size()); ++tx) {
-            if (get(tx).phase != Phase::free) continue;
-            get(tx) = {};
-            get(tx).phase = Phase::open;
-            return tx;
-        }
-        transactions_.emplace_back().phase = Phase::open;
-        return static_cast<int>(transactions_.size()) - 1;
-    }
-
-    /// The fence, with the rows' locks free: READ COMMITTED has the waiter look again at what is there by then.
-    bool advance(int tx, const Batch& batch) {
-        bool mine = true;
-        for (const auto& part : batch.parts) {
-            const auto& row = at(part.partition).row;
-            if (row.epoch != part.epoch) mine = false;
-            if (row.epoch == part.epoch && row.next != part.from && mutation_ != Mutation::drop_fence) {
-                throw Violation(text("partition ", part.partition, ": a flush from ", part.from, " to ", part.next,
-                                     " repeats what the same owner has moved to ", row.next));
-            }
-        }
-        if (!mine && mutation_ != Mutation::drop_fence) return false;
-        for (const auto& part : batch.parts)
-            at(part.partition).row.holder = tx;
-        return true;
-    }
-
-    /// Judges the batch's records with the first sights that are committed now.
-    void fold(int tx, const Batch& batch) {
-        Dedupe dedupe;
-        for (const auto& part : batch.parts) {
-            for (const auto& record : part.records)
-                load(dedupe, record);
-        }
-        auto& writes = get(tx).parts;
-        for (const auto& part : batch.parts) {
-            auto& write = writes.emplace_back();
-            write.partition = part.partition;
-            write.from = part.from;
-            write.next = part.next;
-            write.gaps = part.gaps;
-            write.as_of = part.as_of;
-            write.log_time = part.log_time;
-            for (const auto& record : part.records) {
-                write.log_time = std::max(write.log_time, record.append_time);
-                write.fates.emplace_back(record.offset, judge(dedupe, record, write.log_time));
-            }
-        }
-        for (const auto& [id, first] : dedupe.to_store())
-            get(tx).firsts.emplace_back(*id, *first);
-    }
-
-    /// Log times after the transaction, by partition.
-    [[nodiscard]] std::vector<std::pair<std::int32_t, Timestamp>> log_times(int tx) const {
-        std::vector<std::pair<std::int32_t, Timestamp>> times;
-        for (const auto& write : get(tx).parts)
-            times.emplace_back(write.partition, write.log_time);
-        return times;
-    }
-
-    void commit(int tx) {
-        auto& transaction = get(tx);
-        if (!transaction.offsets_moved) move_offsets(tx);
-        for (const auto& write : transaction.parts) {
-            auto& partition = at(write.partition);
-            for (const auto& [offset, fate] : write.fates) {
-                const auto& entry = log_.at(write.partition)[static_cast<std::size_t>(offset)];
-                auto& written = partition.fates[static_cast<std::size_t>(offset)];
-                if (written != Fate::none) {
-                    throw Violation(text("record ", write.partition, "/", offset, " was written twice"));
-                }
-                if (fate != entry.fate) {
-                    throw Violation(text("record ", write.partition, "/", offset, " was judged ", to_string(fate),
-                                         ", by the log alone it is ", to_string(entry.fate)));
-                }
-                written = fate;
-                if (fate == Fate::applied) {
-                    sums_[static_cast<std::size_t>(entry.key)] += Log::delta(offset, write.partition);
-                }
-            }
-            // Rows that can decide nothing any more may be gone at any time.
-            if (random_.chance(20)) {
-                for (auto& first : partition.first_sights) {
-                    if (first && first->log_time < partition.row.log_time - hours(25)) first.reset();
-                }
-            }
-        }
-        for (const auto& [id, first] : transaction.firsts) {
-            at(id.partition).first_sights[static_cast<std::size_t>(id.identity[0])] = first;
-        }
-        met_[static_cast<std::size_t>(Met::commit)] += 1;
-        for (const auto& write : transaction.parts)
-            check(write.partition);
-        end(tx);
-    }
-
-    /// The first half of a commit that is done in two, when a mutation wants it so.
-    void move_offsets(int tx) {
-        auto& transaction = get(tx);
-        transaction.offsets_moved = true;
-        for (const auto& write : transaction.parts) {
-            auto& partition = at(write.partition);
-            partition.fates.resize(static_cast<std::size_t>(std::max(log_.end(write.partition), write.next)));
-            auto& row = partition.row;
-            row.next = write.next;
-            row.gaps += write.gaps;
-            row.log_time = write.log_time;
-            if (write.as_of) row.as_of = std::max(row.as_of, *write.as_of);
-            for (const auto& [offset, fate] : write.fates) {
-                switch (fate) {
-                    case Fate::applied:
-                        row.applied += 1;
-                        break;
-                    case Fate::duplicate:
-                        row.duplicates += 1;
-                        break;
-                    case Fate::conflict:
-                    case Fate::poison:
-                        row.parked += 1;
-                        break;
-                    case Fate::none:
-                        break;
-                }
-            }
-        }
-    }
-
-    void abort(int tx) { end(tx); }
-    /// COMMIT is with the server, which will say yes or no by itself at some time; nobody waits for the answer.
-    void leave_undecided(int tx, Time at, bool commits) {
-        auto& transaction = get(tx);
-        transaction.phase = Phase::committing;
-        transaction.ends_at = at;
-        transaction.commits = commits;
-    }
-    /// Nothing heard of the client until `at`: the server rolls back.
-    void idle_until(int tx, Time at) { get(tx).ends_at = at; }
-    /// The client will not ask about it any more.
-    void forget(int tx) {
-        get(tx).client = false;
-        if (get(tx).phase == Phase::ended) get(tx).phase = Phase::free;
-    }
-    [[nodiscard]] bool is_open(int tx) const { return get(tx).phase == Phase::open; }
-
-    /// When the server next ends a transaction by itself.
-    [[nodiscard]] Time next_end() const {
-        Time next = kNever;
-        for (const auto& tx : transactions_)
-            next = std::min(next, tx.ends_at);
-        return next;
-    }
-    void end_due(Time now) {
-        for (int tx = 0; tx < static_cast<int>(transactions_.size()); ++tx) {
-            if (get(tx).ends_at > now) continue;
-            if (get(tx).phase == Phase::open) {
-                met_[static_cast<std::size_t>(Met::idle_transaction_ended)] += 1;
-                abort(tx);
-            } else {
-                decide(tx);
-            }
-        }
-    }
-
-    /// Ends the sessions that hold locks on these rows.
-    void terminate_holders(Mask partitions) {
-        for (int partition = 0; partition < count(); ++partition) {
-            const auto holder = row(partition).holder;
-            if ((partitions & bit(partition)) == 0 || holder == -1) continue;
-            met_[static_cast<std::size_t>(Met::owner_terminated)] += 1;
-            if (get(holder).phase == Phase::committing) {
-                decide(holder);  // too late to stop it, or just in time
-            } else {
-                abort(holder);
-            }
-        }
-    }
-
-    std::vector<Claim> claim(Mask partitions) {
-        std::vector<Claim> claims;
-        for (int partition = 0; partition < count(); ++partition) {
-            if ((partitions & bit(partition)) == 0) continue;
-            auto& row = at(partition).row;
-            row.epoch += 1;
-            claims.push_back({partition, row.next, row.epoch, row.log_time});
-        }
-        return claims;
-    }
-
-    [[nodiscard]] std::vector<Claim> read(Mask partitions) const {
-        std::vector<Claim> rows;
-        for (int partition = 0; partition < count(); ++partition) {
-            if ((partitions & bit(partition)) == 0) continue;
-            const auto& row = at(partition).row;
-            rows.push_back({partition, row.next, row.epoch, row.log_time});
-        }
-        return rows;
-    }
-
-    /// That the rows of a partition are what the log's fold says of [0, next_offset).
-    void check(int number) {
-        auto& partition = at(number);
-        const auto& row = partition.row;
-        const auto& entries = log_.at(number);
-        if (row.next > log_.end(number)) throw Violation(text("partition ", number, " is past the log's end"));
-        for (; partition.checked < row.next; ++partition.checked) {
-            const auto offset = static_cast<std::size_t>(partition.checked);
-            if (entries[offset].record && partition.fates[offset] == Fate::none) {
-                throw Violation(text("record ", number, "/", offset, " is behind next_offset ", row.next,
-                                     " and was never written"));
-            }
-        }
-        if (row.applied + row.duplicates + row.parked + row.gaps != row.next) {
-            throw Violation(text("partition ", number, ": ", row.applied, " applied + ", row.duplicates,
-                                 " duplicates + ", row.parked, " parked + ", row.gaps, " gaps are not ", row.next));
-        }
-        if (row.next > 0 && row.log_time != entries[static_cast<std::size_t>(row.next - 1)].log_time) {
-            throw Violation(
-                text("partition ", number, ": log time at ", row.next, " is not the greatest append time up to there"));
-        }
-        if (row.as_of < partition.last_as_of) throw Violation(text("partition ", number, ": as_of went back"));
-        partition.last_as_of = row.as_of;
-        const auto missing =
-            std::find_if(entries.begin() + row.next, entries.end(), [](const Entry& entry) { return entry.record; });
-        if (missing != entries.end() && wall(missing->appended) < row.as_of) {
-            throw Violation(text("partition ", number, ": as_of is ", (row.as_of - kEpoch).count(), ", but record ",
-                                 missing - entries.begin(), " of ", missing->appended, " is not in"));
-        }
-    }
-
-private:
-    enum class Phase : std::uint8_t { free, open, committing, ended };
-    struct Write {
-        int partition = 0;
-        std::int64_t from = 0;
-        std::int64_t next = 0;
-        std::int64_t gaps = 0;
-        Timestamp log_time{};
-        std::optional<Timestamp> as_of;
-        std::vector<std::pair<std::int64_t, Fate>> fates;
-    };
-    struct Transaction {
-        Phase phase = Phase::free;
-        bool client = true;
-        bool offsets_moved = false;
-        bool commits = false;
-        Time ends_at = kNever;
-        std::vector<Write> parts;
-        std::vector<std::pair<Dedupe::Id, Dedupe::First>> firsts;
-    };
-    struct Partition {
-        Row row;
-        std::vector<Fate> fates;  // by offset
-        std::array<std::optional<Dedupe::First>, kIdentities + 1> first_sights;
-        std::int64_t checked = 0;
-        Timestamp last_as_of{};
-    };
-
-    [[nodiscard]] int count() const { return static_cast<int>(partitions_.size()); }
-    [[nodiscard]] const Partition& at(int partition) const { return partitions_[static_cast<std::size_t>(partition)]; }
-    Partition& at(int partition) { return partitions_[static_cast<std::size_t>(partition)]; }
-    [[nodiscard]] const Transaction& get(int tx) const { return transactions_[static_cast<std::size_t>(tx)]; }
-    Transaction& get(int tx) { return transactions_[static_cast<std::size_t>(tx)]; }
-
-    void end(int tx) {
-        for (auto& partition : partitions_) {
-            if (partition.row.holder == tx) partition.row.holder = -1;
-        }
-        auto& transaction = get(tx);
-        transaction.ends_at = kNever;
-        transaction.phase = transaction.client ? Phase::ended : Phase::free;
-    }
-
-    void decide(int tx) {
-        if (get(tx).commits) {
-            commit(tx);
-        } else {
-            abort(tx);
-        }
-    }
-
-    [[nodiscard]] const Entry& entry(const kafka::Record& record) const {
-        return log_.at(record.partition)[static_cast<std::size_t>(record.offset)];
-    }
-    static Dedupe::Id id_of(const kafka::Record& record, const Entry& entry) {
-        return {record.partition, std::string(1, entry.identity)};
-    }
-
-    void load(Dedupe& dedupe, const kafka::Record& record) const {
-        const auto& it = entry(record);
-        if (it.identity == 0) return;
-        const auto& known = at(record.partition).first_sights[static_cast<std::size_t>(it.identity)];
-        if (known && mutation_ != Mutation::dedupe_within_batch) {
-            dedupe.loaded(id_of(record, it), *known);
-        } else {
-            dedupe.loaded_none(id_of(record, it));
-        }
-    }
-
-    Fate judge(Dedupe& dedupe, const kafka::Record& record, Timestamp log_time) const {
-        const auto& it = entry(record);
-        if (it.identity == 0) return it.poison ? Fate::poison : Fate::applied;
-        const auto id = id_of(record, it);
-        const std::string hash(1, static_cast<char>('0' + it.data));
-        auto fate = Fate::poison;
-        if (!it.poison) {
-            switch (dedupe.decide(id, log_time, hash)) {
-                case Dedupe::Verdict::first:
-                    fate = Fate::applied;
-                    break;
-                case Dedupe::Verdict::duplicate:
-                    fate = Fate::duplicate;
-                    break;
-                case Dedupe::Verdict::conflict:
-                    fate = Fate::conflict;
-                    break;
-            }
-        }
-        const bool parked = fate == Fate::poison || fate == Fate::conflict;
-        if (fate == Fate::applied || (parked && mutation_ == Mutation::parked_is_first_sight)) {
-            dedupe.applied(id, {record.offset, log_time, hash});
-        }
-        return fate;
-    }
-
-    const Log& log_;
-    Mutation mutation_;
-    Random& random_;
-    Counts& met_;
-    std::vector<Partition> partitions_;
-    std::deque<Transaction> transactions_;
-    std::array<std::int64_t, kKeys> sums_{};
-};
-
 /// One member's view of the log, with the promises of kafka::RecordSource.
 struct Source {
     struct Event {
@@ -600,9 +51,9 @@ struct Source {
     bool revoking = false;
     bool unanswered = false;
     Mask assigned = 0;
-    std::array<std::int64_t, kMaxPartitions> position{};
-    std::array<std::int64_t, kMaxPartitions> end_told{};
-    std::array<std::int64_t, kMaxPartitions> stale_end{};  // only told by a mutation; 0: none
+    Table<std::int64_t, kMaxPartitions> position;
+    Table<std::int64_t, kMaxPartitions> end_told;
+    Table<std::int64_t, kMaxPartitions> stale_end;  // only told by a mutation; 0: none
 };
 
 enum class Op : std::uint8_t { none, claim, flush, resolve };
@@ -634,10 +85,10 @@ struct Consumer {
     struct Answer {
         Time at = 0;
         Timestamp asked{};
-        std::array<std::int64_t, kMaxPartitions> ends{};
+        Table<std::int64_t, kMaxPartitions> ends;
     };
     std::deque<Answer> answers;
-    std::array<Timestamp, kMaxPartitions> newest_asked{};  // for a mutation
+    Timestamp newest_asked{};  // for a mutation
 };
 
 class Simulation {
@@ -647,8 +98,7 @@ public:
           mutation_(mutation),
           trace_(trace),
           partitions_(2 + random_.below(kMaxPartitions - 1)),
-          log_(partitions_),
-          store_(log_, partitions_, mutation, random_, run_.met),
+          store_(log_, partitions_, mutation, random_, run_),
           consumers_(static_cast<std::size_t>(2 + random_.below(kMaxConsumers - 1))) {
         options_.limits.records = static_cast<std::size_t>(random_.chance(50) ? random_.between(1, 6) : 1'000);
         options_.limits.bytes = random_.chance(20) ? 300 : 1'000'000;
@@ -697,6 +147,7 @@ private:
         kSlow = 512U,
         kClockJump = 1'024U,
         kEarlyAssign = 2'048U,
+        kRedelivery = 4'096U,
     };
 
     [[nodiscard]] bool has(Fault fault) const { return !draining_ && (faults_ & fault) != 0; }
@@ -771,7 +222,7 @@ private:
             met(Met::gap);
         }
         if (log_.append(partition, entry)) met(Met::beyond_horizon);
-        switch (log_.at(partition).back().fate) {
+        switch (log_.at(partition, log_.end(partition) - 1).fate) {
             case Fate::duplicate:
                 met(Met::duplicate);
                 break;
@@ -789,7 +240,7 @@ private:
     }
 
     void happen() {
-        auto& consumer = consumers_[static_cast<std::size_t>(random_.below(static_cast<int>(consumers_.size())))];
+        auto& consumer = random_.pick(consumers_);
         ask_log_end(consumer);
         give_out(has(kEarlyAssign) && random_.chance(20));
         if (draining_) return;
@@ -841,7 +292,7 @@ private:
         answer.at = now_ + random_.between(0, 5 * kMillisecond);
         answer.asked = wall(now_ + consumer.clock_error - kClockSkew);
         for (int partition = 0; partition < partitions_; ++partition) {
-            answer.ends[static_cast<std::size_t>(partition)] = log_.end(partition);
+            answer.ends[partition] = log_.end(partition);
         }
         consumer.answers.push_back(answer);
     }
@@ -907,7 +358,7 @@ private:
         for (auto& consumer : consumers_) {
             auto& source = consumer.source;
             if (!consumer.state) continue;
-            wanted_[static_cast<std::size_t>(consumer.number)].reset();
+            wanted_[consumer.number].reset();
             const bool frozen = consumer.frozen_until > now_;
             if (!source.events.empty() && !source.events.back().revoked) {
                 source.events.pop_back();  // it never heard of that one
@@ -923,10 +374,10 @@ private:
         }
         if (members.empty()) return;
         for (auto* member : members)
-            wanted_[static_cast<std::size_t>(member->number)] = 0;
+            wanted_[member->number] = 0;
         for (int partition = 0; partition < partitions_; ++partition) {
-            auto& member = *members[static_cast<std::size_t>(random_.below(static_cast<int>(members.size())))];
-            *wanted_[static_cast<std::size_t>(member.number)] |= bit(partition);
+            auto& member = *random_.pick(members);
+            *wanted_[member.number] |= bit(partition);
         }
         give_out(false);
     }
@@ -935,7 +386,7 @@ private:
     // that.
     void give_out(bool early) {
         for (auto& consumer : consumers_) {
-            auto& wanted = wanted_[static_cast<std::size_t>(consumer.number)];
+            auto& wanted = wanted_[consumer.number];
             auto& source = consumer.source;
             if (!wanted || !consumer.state || source.granted != 0 || !source.events.empty() || source.unanswered)
                 continue;
@@ -999,10 +450,8 @@ private:
         auto& state = *consumer.state;
         while (!consumer.answers.empty() && consumer.answers.front().at <= now_) {
             const auto& answer = consumer.answers.front();
-            for (int partition = 0; partition < partitions_; ++partition) {
-                consumer.newest_asked[static_cast<std::size_t>(partition)] = answer.asked;
-            }
-            state.log_end(answer.asked, std::span(answer.ends.data(), static_cast<std::size_t>(partitions_)));
+            consumer.newest_asked = answer.asked;
+            state.log_end(answer.asked, std::span(answer.ends.items.data(), static_cast<std::size_t>(partitions_)));
             consumer.answers.pop_front();
         }
         const auto step = state.next(steady(now_));
@@ -1090,35 +539,33 @@ private:
     // One record or end of a partition, from any partition that has one.
     bool take(Consumer& consumer) {
         auto& source = consumer.source;
-        std::array<int, kMaxPartitions> ready{};
-        int count = 0;
+        std::vector<int> ready;
         for (int partition = 0; partition < partitions_; ++partition) {
-            const auto index = static_cast<std::size_t>(partition);
             if ((source.assigned & bit(partition)) == 0) continue;
-            if (source.position[index] < log_.end(partition) || source.end_told[index] < log_.end(partition)) {
-                ready[static_cast<std::size_t>(count++)] = partition;
-            }
+            const auto end = log_.end(partition);
+            if (source.position[partition] < end || source.end_told[partition] < end) ready.push_back(partition);
         }
-        if (count == 0) return false;
-        const auto partition = ready[static_cast<std::size_t>(random_.below(count))];
-        const auto index = static_cast<std::size_t>(partition);
-        if (const auto stale = std::exchange(source.stale_end[index], 0); stale > 0) {
+        if (ready.empty()) return false;
+        const auto partition = random_.pick(ready);
+        if (const auto stale = std::exchange(source.stale_end[partition], 0); stale > 0) {
             consumer.state->polled(kafka::EndOfPartition{partition, stale}, steady(now_));
             return true;
         }
-        const auto& entries = log_.at(partition);
-        auto& position = source.position[index];
-        while (position < log_.end(partition) && !entries[static_cast<std::size_t>(position)].record)
-            ++position;
+        auto& position = source.position[partition];
+        if (has(kRedelivery) && position > 0 && random_.chance(5)) {
+            met(Met::redelivered);
+            position -= random_.between(1, std::min<std::int64_t>(position, 3));
+        }
+        position = log_.next_record(partition, position);
         if (position == log_.end(partition)) {
-            source.end_told[index] = position;
+            source.end_told[partition] = position;
             consumer.state->polled(kafka::EndOfPartition{partition, position}, steady(now_));
             return true;
         }
         kafka::Record record;
         record.partition = partition;
         record.offset = position;
-        record.append_time = entries[static_cast<std::size_t>(position)].append_time;
+        record.append_time = log_.at(partition, position).append_time;
         record.value = "value";
         consumer.state->polled(std::move(record), steady(now_));
         ++position;
@@ -1170,15 +617,14 @@ private:
         const auto before = std::exchange(source.assigned, 0);
         if (starts.size() != consumer.claims.size()) throw Violation("not everything that was claimed is read");
         for (const auto& [partition, offset] : starts) {
-            const auto index = static_cast<std::size_t>(partition);
             if ((source.granted & bit(partition)) == 0)
                 throw Violation("a partition is read that the group did not give");
             if (mutation_ == Mutation::stale_end_of_partition && (before & bit(partition)) != 0) {
-                source.stale_end[index] = source.position[index];
+                source.stale_end[partition] = source.position[partition];
             }
             source.assigned |= bit(partition);
-            source.position[index] = offset;
-            source.end_told[index] = 0;
+            source.position[partition] = offset;
+            source.end_told[partition] = 0;
         }
         source.unanswered = false;
         consumer.lost = false;
@@ -1200,8 +646,7 @@ private:
             if ((consumer.source.granted & bit(part.partition)) == 0)
                 throw Violation("a partition is written that the group took");
             if (mutation_ == Mutation::as_of_of_newest_end) {
-                const auto asked = consumer.newest_asked[static_cast<std::size_t>(part.partition)];
-                if (asked != Timestamp{}) part.as_of = asked;
+                if (consumer.newest_asked != Timestamp{}) part.as_of = consumer.newest_asked;
             }
             tell(&consumer, "flush ", part.partition, " [", part.from, ", ", part.next, ") epoch ", part.epoch);
         }
@@ -1421,8 +866,57 @@ private:
     Time drain_by_ = 0;
     bool draining_ = false;
     bool stopping_ = false;
-    std::array<std::optional<Mask>, kMaxConsumers> wanted_{};  // what the group has for each, not told yet
+    Table<std::optional<Mask>, kMaxConsumers> wanted_;  // what the group has for each, not told yet
 };
+
+}  // namespace
+
+}  // namespace simulated
+
+namespace {
+
+constexpr std::array<MutationName, 10> kMutations{{
+    {Mutation::drop_fence, "drop_fence"},
+    {Mutation::offsets_before_apply, "offsets_before_apply"},
+    {Mutation::keep_buffer_on_loss, "keep_buffer_on_loss"},
+    {Mutation::in_doubt_is_committed, "in_doubt_is_committed"},
+    {Mutation::in_doubt_is_not_committed, "in_doubt_is_not_committed"},
+    {Mutation::dedupe_within_batch, "dedupe_within_batch"},
+    {Mutation::parked_is_first_sight, "parked_is_first_sight"},
+    {Mutation::as_of_of_newest_end, "as_of_of_newest_end"},
+    {Mutation::forget_log_time, "forget_log_time"},
+    {Mutation::stale_end_of_partition, "stale_end_of_partition"},
+}};
+
+constexpr std::array<std::string_view, kMetKinds> kMetNames{
+    "commit",
+    "instant_alone",
+    "failed_flush",
+    "fenced_flush",
+    "zombie_refused",
+    "in_doubt_committed",
+    "in_doubt_not_committed",
+    "in_doubt_undecided",
+    "crash_in_transaction",
+    "crash_in_commit",
+    "idle_transaction_ended",
+    "owner_terminated",
+    "claim_answer_lost",
+    "foreign_claim",
+    "outage",
+    "lost_with_records",
+    "revoked_with_records",
+    "two_owners",
+    "stopped_with_records",
+    "duplicate",
+    "conflict",
+    "poison",
+    "beyond_horizon",
+    "gap",
+    "redelivered",
+    "clock_back",
+};
+static_assert(static_cast<std::size_t>(Met::clock_back) + 1 == kMetKinds);
 
 }  // namespace
 
@@ -1435,7 +929,7 @@ std::string_view to_string(Met met) noexcept {
 }
 
 Run simulate(std::uint64_t seed, Mutation mutation, std::ostream* trace) {
-    return Simulation(seed, mutation, trace).run();
+    return simulated::Simulation(seed, mutation, trace).run();
 }
 
 }  // namespace tidemark::tests

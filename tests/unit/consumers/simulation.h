@@ -59,9 +59,10 @@ enum class Met : std::uint8_t {
     poison,
     beyond_horizon,  ///< a repeat so late that it is a first sight again
     gap,
-    clock_back,  ///< an append time before the one of the record before
+    redelivered,  ///< a record that came before comes again
+    clock_back,   ///< an append time before the one of the record before
 };
-inline constexpr std::size_t kMetKinds = 25;
+inline constexpr std::size_t kMetKinds = 26;
 std::string_view to_string(Met met) noexcept;
 
 struct Run {

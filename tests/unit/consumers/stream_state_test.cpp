@@ -483,6 +483,17 @@ TEST_CASE("reading the rows back is tried until it works") {
     CHECK(machine.next().what == Do::flush);
 }
 
+TEST_CASE("what failed before a commit in doubt was resolved does not slow down what comes after it") {
+    auto machine = in_doubt();
+    for (int i = 0; i < 6; ++i)
+        machine.state.resolve_failed(machine.now);
+    machine.pass(2s);
+    machine.resolve({{0, 10, 5, kLogTime}});
+    machine.flush(Flushed::failed);
+    machine.pass(50ms);
+    CHECK(machine.next().what == Do::flush);
+}
+
 TEST_CASE("a revoke is answered after one flush of what is buffered") {
     for (const auto outcome : {Flushed::committed, Flushed::failed, Flushed::fenced, Flushed::in_doubt}) {
         auto machine = consuming();
@@ -755,15 +766,30 @@ TEST_CASE("an instant alone whose commit was in doubt is simply told again") {
 
 TEST_CASE("answers that are late, step back or know no such partition are left out") {
     auto machine = consuming({0, 1});
+    const auto as_of = [&machine](std::size_t part) { return machine.state.batch().parts.at(part).as_of; };
     machine.log_end(kWall, {10, 10});
     machine.log_end(kWall - 1s, {10, 10});
+    CHECK(as_of(0) == kWall);
+    CHECK(as_of(1) == kWall);
     machine.log_end(kWall + 1s, {9, 10});
+    CHECK(as_of(0) == kWall);
+    CHECK(as_of(1) == kWall + 1s);
     machine.log_end(kWall + 2s, {10});
+    CHECK(as_of(0) == kWall + 2s);
+    CHECK(as_of(1) == kWall + 1s);
     machine.log_end(kWall + 3s, {});
-    const auto batch = machine.state.batch();
-    REQUIRE(batch.parts.size() == 2);
-    CHECK(batch.parts[0].as_of == kWall + 2s);
-    CHECK(batch.parts[1].as_of == kWall + 1s);
+    CHECK(as_of(0) == kWall + 2s);
+}
+
+TEST_CASE("answers that name the same end take the place of one") {
+    auto machine = consuming();
+    for (int second = 0; second < 200; ++second)
+        machine.log_end(kWall + std::chrono::seconds(second), {12});
+    machine.log_end(kWall + 200s, {13});
+    machine.end(0, 12);
+    CHECK(only_part(machine).as_of == kWall + 199s);
+    machine.end(0, 13);
+    CHECK(only_part(machine).as_of == kWall + 200s);
 }
 
 TEST_CASE("an instant never steps back, also when a late answer is the only one") {
@@ -801,4 +827,13 @@ TEST_CASE("a new claim keeps what is known of the log's end and forgets what the
     machine.claim({{0, 12, 7, kLogTime}});
     CHECK_FALSE(machine.state.as_of());
     CHECK(only_part(machine).as_of == kWall + 1s);
+}
+
+TEST_CASE("a stream whose last flush failed says so until one is committed") {
+    auto machine = consuming();
+    machine.record(0, 10);
+    machine.flush(Flushed::failed);
+    CHECK(machine.phase() == "retrying");
+    machine.flush(Flushed::committed);
+    CHECK(machine.phase() == "consuming");
 }

@@ -1,0 +1,773 @@
+#include "consumers/flush.h"
+
+#include "consumers/projections.h"
+#include "tests/integration/consumers/random_log.h"
+#include "tests/integration/consumers/scratch.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+using namespace std::chrono_literals;
+namespace pg = tidemark::pg;
+namespace reason = tidemark::consumers::reason;
+using tidemark::base::Timestamp;
+using tidemark::consumers::Claim;
+using tidemark::consumers::find_projection;
+using tidemark::consumers::Flushed;
+using tidemark::consumers::FlushReport;
+using tidemark::consumers::OffsetStore;
+using tidemark::consumers::StreamState;
+using tidemark::consumers::Target;
+using tidemark::kafka::murmur2_partition;
+using tidemark::test::eventually;
+using tidemark::test::Network;
+using tidemark::tests::difference;
+using tidemark::tests::EventSketch;
+using tidemark::tests::FakeLog;
+using tidemark::tests::Folding;
+using tidemark::tests::identify;
+using tidemark::tests::increment_data;
+using tidemark::tests::kIncremented;
+using tidemark::tests::kLogUuid;
+using tidemark::tests::RandomLog;
+using tidemark::tests::ScratchDatabase;
+using tidemark::tests::session_options;
+using tidemark::tests::Tables;
+
+namespace {
+
+constexpr std::int32_t kPartitions = 3;
+constexpr Timestamp kAppended{1'700'000'000s};
+
+/// A log of one partition with its identity, to be filled with increments.
+struct Increments {
+    FakeLog log{1};
+
+    Increments() { identify(log); }
+
+    std::int64_t add(const std::string& key, const std::string& value, std::optional<std::string> identity = {},
+                     Timestamp append_time = kAppended) {
+        return add_raw(key,
+                       EventSketch{kIncremented, increment_data(key, value), append_time, std::move(identity)}.text(),
+                       append_time);
+    }
+    std::int64_t add_raw(std::optional<std::string> key, std::optional<std::string> value,
+                         Timestamp append_time = kAppended) {
+        return log.append(0, FakeLog::Entry{0, append_time, std::move(key), std::move(value), {}});
+    }
+};
+
+/// A scratch database with the counters' tables for a log, and one consumer of it.
+struct Counting {
+    ScratchDatabase database;
+    Target target;
+    Tables tables;
+    Folding folding;
+
+    explicit Counting(const FakeLog& log)
+        : target(database.make_generation(*find_projection("counters"), log.partitions())),
+          tables(database, target),
+          folding(database.dsn(), target, log) {}
+
+    std::string total(const std::string& key) {
+        return tables.ask("select coalesce((select value::text from totals where key = '" + key + "'), 'none')");
+    }
+    std::string reasons() {
+        return tables.ask(
+            R"(select coalesce(string_agg("offset" || ' ' || reason, ', ' order by "offset"), '') from dead_letters)");
+    }
+    std::string next_offset() { return tables.ask("select next_offset::text from offsets where partition = 0"); }
+};
+
+/// Flushes whatever is taken in cuts, orders and lives that `seed` chooses.
+void fold_anyhow(Folding& folding, std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const auto below = [&random](int bound) { return static_cast<int>(random() % static_cast<std::uint64_t>(bound)); };
+    while (!folding.has_taken_all()) {
+        const auto choice = below(100);
+        if (choice < 70) {
+            folding.take(below(kPartitions), 1 + below(12));
+        } else if (choice < 96) {
+            folding.flush();
+        } else {
+            folding.restart();
+        }
+    }
+    folding.flush();
+}
+
+void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::uint64_t seeds) {
+    ScratchDatabase database;
+    std::map<std::string_view, std::int64_t> parked;
+    std::int64_t duplicates = 0;
+    std::map<std::string, bool> filled;
+    for (auto seed = first_seed; seed < first_seed + seeds; ++seed) {
+        CAPTURE(seed);
+        const auto& projection = *find_projection(stream);
+        const RandomLog random(seed, std::string_view(stream) == "counters", kPartitions, 150);
+
+        const auto target = database.make_generation(projection, kPartitions);
+        Folding whole(database.dsn(), target, random.log());
+        whole.take_all();
+        const auto report = whole.flush();
+        REQUIRE(report.outcome == Flushed::committed);
+        for (const auto& [why, count] : report.parked)
+            parked[why] += count;
+        duplicates += report.duplicates;
+        Tables expected(database, target);
+        CHECK(expected.conserved());
+        const auto tables = expected.all();
+
+        const auto other = database.make_generation(projection, kPartitions);
+        Folding pieces(database.dsn(), other, random.log());
+        fold_anyhow(pieces, seed);
+        Tables actual(database, other);
+        CHECK(actual.conserved());
+        REQUIRE(difference(tables, actual.all()) == "");
+        for (const auto& [table, rows] : tables)
+            filled[table] = filled[table] || !rows.empty();
+    }
+    // The log has to contain what it is for.
+    CHECK(duplicates > 0);
+    CHECK(std::all_of(filled.begin(), filled.end(), [](const auto& table) { return table.second; }));
+    for (const auto why :
+         {reason::kTombstone, reason::kMalformed, reason::kUnknownType, reason::kInvalidData, reason::kKeyMismatch,
+          reason::kWrongPartition, reason::kFromTheFuture, reason::kIdempotencyConflict, reason::kUnexpectedIdentity}) {
+        CAPTURE(why);
+        CHECK(parked[why] > 0);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("neither the cut of batches nor the order of partitions nor a restart shows in the counters' tables") {
+    check_that_no_cut_shows("counters", 1, 10);
+}
+
+TEST_CASE("neither the cut of batches nor the order of partitions nor a restart shows in the vehicles' tables") {
+    check_that_no_cut_shows("vehicles", 1, 10);
+}
+
+TEST_CASE("every kind of poison is parked with its reason, byte for byte, and its neighbours count") {
+    const std::string good = EventSketch{kIncremented, increment_data("k", "1"), kAppended, {}}.text();
+    const auto with_data = [](std::string data) {
+        return EventSketch{kIncremented, std::move(data), kAppended, {}}.text();
+    };
+    const auto of_type = [](std::string_view type) {
+        return EventSketch{type, R"({"key":"k","value":1})", kAppended, {}}.text();
+    };
+    const struct {
+        const char* what;
+        std::optional<std::string> key;
+        std::optional<std::string> value;
+        std::string_view why;
+    } cases[] = {
+        {"no value", "k", std::nullopt, reason::kTombstone},
+        {"no bytes", "k", "", reason::kMalformed},
+        {"no JSON", "k", "hello", reason::kMalformed},
+        {"cut short", "k", good.substr(0, good.size() - 1), reason::kMalformed},
+        {"something after it", "k", good + "x", reason::kMalformed},
+        {"a byte order mark", "k", "\xEF\xBB\xBF" + good, reason::kMalformed},
+        {"an array", "k", "[" + good + "]", reason::kMalformed},
+        {"broken UTF-8", "k", with_data("{\"key\":\"k\xC3\",\"value\":1}"), reason::kMalformed},
+        {"half a surrogate pair", "k", with_data(R"({"key":"k\ud800","value":1})"), reason::kMalformed},
+        {"U+0000 in the key", "k", with_data(R"({"key":"k\u0000","value":1})"), reason::kMalformed},
+        {"200,000 brackets", "k", std::string(200'000, '['), reason::kMalformed},
+        {"a number to break parsers", "k",
+         with_data(R"({"key":"k","value":1.)" + std::string(400, '0') + "1e-2147483639}"), reason::kMalformed},
+        {"a member twice", "k", with_data(R"({"key":"k","key":"k","value":1})"), reason::kMalformed},
+        {"another envelope", "k", R"({"specversion":"0.3","id":"1","source":"/","type":"t"})", reason::kMalformed},
+        {"a megabyte of blanks", "k", std::string(1 << 20, ' '), reason::kMalformed},
+        {"a stranger's type", "k", of_type("com.example.stranger.v1"), reason::kUnknownType},
+        {"another stream's type", "k", of_type(tidemark::tests::kRegistered), reason::kUnknownType},
+        {"no data", "k", with_data(""), reason::kInvalidData},
+        {"data of null", "k", with_data("null"), reason::kInvalidData},
+        {"no value in the data", "k", with_data(R"({"key":"k"})"), reason::kInvalidData},
+        {"a value in quotes", "k", with_data(R"({"key":"k","value":"1"})"), reason::kInvalidData},
+        {"a fraction", "k", with_data(R"({"key":"k","value":1.0})"), reason::kInvalidData},
+        {"one beyond the largest", "k", with_data(R"({"key":"k","value":9007199254740992})"), reason::kInvalidData},
+        {"a key of 257 bytes", std::string(257, 'k'), with_data(increment_data(std::string(257, 'k'), "1")),
+         reason::kInvalidData},
+        {"an empty key", "", with_data(R"({"key":"","value":1})"), reason::kInvalidData},
+        {"no key", std::nullopt, good, reason::kKeyMismatch},
+        {"another key", "K", good, reason::kKeyMismatch},
+        {"a key with more behind U+0000", std::string("k\0x", 3), good, reason::kKeyMismatch},
+        {"an hour and a microsecond ahead", "k",
+         EventSketch{kIncremented, increment_data("k", "1"), kAppended + 1s + 1h + 1us, {}}.text(),
+         reason::kFromTheFuture},
+        {"a second beginning", "identity",
+         EventSketch{tidemark::schemas::kLogCreated, R"({"uuid":")" + std::string(kLogUuid) + "\"}", {}, {}}.text(),
+         reason::kUnexpectedIdentity},
+    };
+    const std::vector<std::pair<std::string, std::string>> headers{
+        {"traceparent", "00-1"}, {std::string("\0\xFF", 2), ""}, {"", std::string("{\"NULL\\\0", 8)}};
+    Increments increments;
+    std::map<std::int64_t, const char*> offsets;
+    for (const auto& poison : cases) {
+        offsets[increments.log.append(0, FakeLog::Entry{0, kAppended + 1s, poison.key, poison.value, headers})] =
+            poison.what;
+        increments.add("k", "2");
+    }
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    const auto report = counting.folding.flush();
+    REQUIRE(report.outcome == Flushed::committed);
+    CHECK(report.applied == std::ssize(cases) + 1);
+    CHECK(counting.total("k") == std::to_string(2 * std::ssize(cases)));
+    CHECK(counting.tables.conserved());
+
+    pg::Connection connection(counting.database.dsn(), session_options(counting.target));
+    const pg::Statement kDeadLetters{"test_dead_letters", R"(
+        select "offset", reason, detail, topic, key is null, coalesce(key, ''), value is null, coalesce(value, ''),
+               header_names[1], header_values[1], header_names[2], header_values[2], header_names[3], header_values[3],
+               (extract(epoch from append_time) * 1000000)::bigint, status, attempts
+        from dead_letters order by "offset")"};
+    const auto rows = connection.run(kDeadLetters);
+    REQUIRE(rows.size() == std::size(cases));
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        const auto& poison = cases[row];
+        CAPTURE(poison.what);
+        CHECK(offsets.at(rows.integer(row, 0)) == poison.what);
+        CHECK(rows.text(row, 1) == poison.why);
+        CHECK_FALSE(rows.text(row, 2).empty());
+        CHECK(rows.text(row, 3) == "tidemark.counters");
+        CHECK(rows.boolean(row, 4) == !poison.key);
+        CHECK(rows.bytes(row, 5) == poison.key.value_or(""));
+        CHECK(rows.boolean(row, 6) == !poison.value);
+        CHECK(rows.bytes(row, 7) == poison.value.value_or(""));
+        for (std::size_t header = 0; header < headers.size(); ++header) {
+            CHECK(rows.bytes(row, 8 + 2 * header) == headers[header].first);
+            CHECK(rows.bytes(row, 9 + 2 * header) == headers[header].second);
+        }
+        CHECK(rows.instant(row, 14) == kAppended + 1s);
+        CHECK(rows.text(row, 15) == "open");
+        CHECK(rows.integer(row, 16) == 1);
+    }
+}
+
+TEST_CASE("an increment counts wherever it lands, a deduplicated one only at home") {
+    FakeLog log(kPartitions);
+    identify(log);
+    const auto home = murmur2_partition("k", kPartitions);
+    const auto away = (home + 1) % kPartitions;
+    const auto append = [&log](std::int32_t partition, std::optional<std::string> identity) {
+        log.append(partition, "k",
+                   EventSketch{kIncremented, increment_data("k", "1"), kAppended, std::move(identity)}.text(),
+                   kAppended);
+    };
+    append(home, {});
+    append(away, {});
+    append(home, "i");
+    append(away, "i");
+    Counting counting(log);
+    counting.folding.take_all();
+    const auto report = counting.folding.flush();
+    CHECK(counting.total("k") == "3");
+    CHECK(report.parked == std::map<std::string_view, std::int64_t>{{reason::kWrongPartition, 1}});
+}
+
+TEST_CASE("a first record that is another log's is parked") {
+    FakeLog log(1);
+    log.append(0, "identity", EventSketch{tidemark::schemas::kLogCreated, R"({"uuid":"another"})", {}, {}}.text(),
+               kAppended);
+    Counting counting(log);
+    counting.folding.take_all();
+    counting.folding.flush();
+    CHECK(counting.reasons() == "0 unexpected_identity");
+}
+
+TEST_CASE("an event exactly an hour ahead of its append time is taken") {
+    Increments increments;
+    increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "1"), kAppended + 1h, {}}.text());
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    counting.folding.flush();
+    CHECK(counting.total("k") == "1");
+}
+
+TEST_CASE("how far ahead an event is counts from its own append time, also when that stepped back") {
+    Increments increments;
+    increments.add("k", "1", {}, kAppended + 2h);
+    increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "1"), kAppended + 90min, {}}.text(),
+                       kAppended);
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    counting.folding.flush();
+    CHECK(counting.total("k") == "1");
+    CHECK(counting.reasons() == "2 from_the_future");
+}
+
+TEST_CASE("increments add up by key, and by key and ten seconds of event time") {
+    const auto at = [](std::chrono::microseconds after, const std::string& value) {
+        return EventSketch{kIncremented, increment_data("k", value), kAppended + after, {}}.text();
+    };
+    Increments increments;  // kAppended is the start of a window
+    increments.add_raw("k", at(0s, "1"), kAppended + 1s);
+    increments.add_raw("k", at(10s - 1us, "20"), kAppended + 11s);
+    increments.add_raw("k", at(10s, "300"), kAppended + 12s);
+    increments.add_raw("k", at(-1us, "-4000"), kAppended + 3s);
+    increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "9007199254740991"), {}, {}}.text(),
+                       kAppended + 13s);
+    for (const bool whole : {true, false}) {
+        CAPTURE(whole);
+        Counting counting(increments.log);
+        while (!counting.folding.has_taken_all()) {
+            counting.folding.take(0, whole ? 100 : 1);
+            counting.folding.flush();
+        }
+        CHECK(counting.tables.ask("select string_agg(t::text, ' ') from totals t") ==
+              "(k,9007199254737312,5,\"2023-11-14 22:13:33+00\")");
+        CHECK(counting.tables.ask(
+                  "select string_agg(format('%s: %s in %s of %s to %s', to_char(window_start, 'MI:SS'), value, count, "
+                  "min_offset, max_offset), ', ' order by window_start) from windows") ==
+              "13:10: -4000 in 1 of 4 to 4, 13:20: 21 in 2 of 1 to 2, 13:30: 9007199254741291 in 2 of 3 to 5");
+    }
+}
+
+TEST_CASE("a vehicle is in the state of the newest event by event time, and by position among equals") {
+    const struct {
+        std::string_view type;
+        const char* data;
+        std::chrono::seconds after;
+    } events[] = {
+        {tidemark::tests::kStateChanged, R"({"id":3,"state":"quoted"})", 30s},
+        {tidemark::tests::kRegistered, R"({"id":3,"make":"Audi","model":"A1"})", 20s},
+        {tidemark::tests::kStateChanged, R"({"id":3,"state":"sold"})", 40s},
+        {tidemark::tests::kStateChanged, R"({"id":3,"state":"selling"})", 40s},
+        {tidemark::tests::kStateChanged, R"({"id":3,"state":"quoted"})", 39s},
+        {tidemark::tests::kRegistered, R"({"id":3,"make":"Audi","model":"A2"})", 10s},
+    };
+    FakeLog log(1);
+    identify(log);
+    for (const auto& event : events) {
+        log.append(0, "3", EventSketch{event.type, event.data, kAppended + event.after, {}}.text(), kAppended + 1h);
+    }
+    for (const int cut : {100, 1, 2}) {
+        CAPTURE(cut);
+        ScratchDatabase database;
+        const auto target = database.make_generation(*find_projection("vehicles"), 1);
+        Folding folding(database.dsn(), target, log);
+        while (!folding.has_taken_all()) {
+            folding.take(0, cut);
+            REQUIRE(folding.flush().outcome == Flushed::committed);
+        }
+        Tables tables(database, target);
+        CHECK(
+            tables.ask("select string_agg(v::text, ' ') from vehicles v") ==
+            "(3,Audi,A1,\"2023-11-14 22:13:40+00\",2,selling,\"2023-11-14 22:14:00+00\",4,\"2023-11-14 23:13:20+00\")");
+        CHECK(tables.ask("select string_agg(format('%s %s', \"offset\", coalesce(state, model)), ', ' order by "
+                         "occurred_at, \"offset\") "
+                         "from history") == "6 A2, 2 A1, 1 quoted, 5 quoted, 3 sold, 4 selling");
+        CHECK(tables.ask("select string_agg(format('%s: %s %s of %s to %s', to_char(window_start, 'MI:SS'), count, "
+                         "state, min_offset, "
+                         "max_offset), ', ' order by window_start, state) from transitions") ==
+              "13:50: 2 quoted of 1 to 5, 14:00: 1 selling of 4 to 4, 14:00: 1 sold of 3 to 3");
+    }
+}
+
+TEST_CASE("a vehicle's event is taken in the partition of its id only") {
+    FakeLog log(kPartitions);
+    identify(log);
+    const auto home = murmur2_partition("3", kPartitions);
+    for (const auto partition : {home, (home + 1) % kPartitions}) {
+        log.append(partition, "3",
+                   EventSketch{tidemark::tests::kStateChanged, R"({"id":3,"state":"sold"})", kAppended, {}}.text(),
+                   kAppended);
+    }
+    ScratchDatabase database;
+    const auto target = database.make_generation(*find_projection("vehicles"), kPartitions);
+    Folding folding(database.dsn(), target, log);
+    folding.take_all();
+    CHECK(folding.flush().parked == std::map<std::string_view, std::int64_t>{{reason::kWrongPartition, 1}});
+    CHECK(Tables(database, target).ask("select count(*) from history") == "1");
+}
+
+TEST_CASE("a repeat is told by its identity and data, over flushes and for a day of log time") {
+    const auto day_later = kAppended + 24h;
+    Increments increments;
+    increments.add("k", "1", "i");
+    increments.add("k", "1", "i");
+    increments.add("k", "2", "i");
+    increments.add("k", "1", "i", day_later);
+    increments.add("k", "10", "i", day_later + 1us);
+    increments.add("k", "1", "i", day_later + 2us);
+    Counting counting(increments.log);
+    for (int i = 0; i < 7; ++i) {
+        counting.folding.take(0, 1);
+        REQUIRE(counting.folding.flush().outcome == Flushed::committed);
+    }
+    CHECK(counting.total("k") == "11");
+    CHECK(counting.reasons() == "3 idempotency_conflict, 6 idempotency_conflict");
+    CHECK(counting.tables.ask(R"(select string_agg("offset"::text, ',') from dedupe)") == "5");
+    CHECK(counting.tables.ask("select applied || ' ' || duplicates || ' ' || parked from offsets") == "3 2 2");
+}
+
+TEST_CASE(
+    "a repeat counts as one also when the white space of its data differs, or the spelling of the attribute's name") {
+    Increments increments;
+    increments.add("k", "1", "i");
+    increments.add_raw("k", EventSketch{kIncremented, R"({ "key" : "k", "value" : 1 })", kAppended, "i"}.text());
+    increments.add_raw("k", EventSketch{kIncremented, R"({"key":"k","value":1})", kAppended, "i", true}.text());
+    Counting counting(increments.log);
+    for (int i = 0; i < 4; ++i) {
+        counting.folding.take(0, 1);
+        REQUIRE(counting.folding.flush().outcome == Flushed::committed);
+    }
+    CHECK(counting.total("k") == "1");
+    CHECK(counting.tables.ask("select duplicates::text from offsets") == "2");
+}
+
+TEST_CASE("what was parked is no first sight: the healthy event of its identity counts") {
+    Increments increments;
+    increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "5"), kAppended + 2h, "i"}.text());
+    increments.add("k", "5", "i");
+    increments.add("k", "6", "i");
+    increments.add("k", "5", "i");
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    counting.folding.flush();
+    CHECK(counting.total("k") == "5");
+    CHECK(counting.reasons() == "1 from_the_future, 3 idempotency_conflict");
+}
+
+TEST_CASE("first sights past the horizon are deleted in time, and it changes nothing") {
+    Increments increments;
+    increments.add("k", "1", "old");
+    increments.add("k", "1", "new", kAppended + 26h);
+    increments.add("k", "1", "old", kAppended + 26h);
+    Counting counting(increments.log);
+    for (int i = 0; i < 4; ++i) {
+        counting.folding.take(0, 1);
+        counting.folding.flush();
+        if (i == 2) CHECK(counting.tables.ask("select string_agg(identity, ',') from dedupe") == "new");
+    }
+    CHECK(counting.total("k") == "3");
+}
+
+TEST_CASE("a flush of somebody who lost the partition writes nothing") {
+    Increments increments;
+    increments.add("k", "1", "i");
+    increments.add_raw("k", "poison");
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    SUBCASE("it was claimed since") {
+        counting.tables.claim(0);
+    }
+    SUBCASE("it stands elsewhere") {
+        counting.tables.execute("update offsets set next_offset = 1, gaps = 1");
+    }
+    const auto before = counting.tables.all();
+    const auto report = counting.folding.flush();
+    CHECK(report.outcome == Flushed::fenced);
+    CHECK_FALSE(report.error.empty());
+    CHECK(difference(before, counting.tables.all()) == "");
+    CHECK(counting.tables.sessions("state like 'idle in transaction%'") == 0);
+    CHECK(std::string(counting.folding.state().phase()) == "fenced");
+    counting.folding.restart();
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(counting.tables.conserved());
+}
+
+TEST_CASE("one partition lost is the whole flush refused") {
+    FakeLog log(2);
+    identify(log);
+    Counting counting(log);
+    counting.folding.take_all();
+    counting.tables.claim(1);
+    const auto before = counting.tables.all();
+    CHECK(counting.folding.flush().outcome == Flushed::fenced);
+    CHECK(difference(before, counting.tables.all()) == "");
+}
+
+TEST_CASE("a flush that waited for a claim is refused: the row is looked at again once it is free") {
+    Increments increments;
+    increments.add("k", "1");
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    pg::Connection promoter(counting.database.dsn(), session_options(counting.target));
+    auto claim = promoter.begin();
+    claim.run_script("update offsets set epoch = epoch + 1");
+    FlushReport report;
+    std::thread flush([&] { report = counting.folding.flush(); });
+    CHECK(eventually(
+        [&] { return counting.tables.sessions("wait_event_type = 'Lock' and query like '%offsets%'") == 1; }));
+    claim.commit();
+    flush.join();
+    CHECK(report.outcome == Flushed::fenced);
+    CHECK(counting.total("k") == "none");
+}
+
+TEST_CASE(
+    "a record whose values the database refuses is found and parked, whatever the cut, and its neighbours count") {
+    Increments increments;
+    for (int i = 0; i < 5; ++i) {
+        increments.add("k", "1");
+        increments.add("bad", "1", "i");
+        increments.add("k", "10");
+        increments.add("worse", "1");
+    }
+    std::optional<std::map<std::string, std::string>> expected;
+    for (const int cut : {1'000, 1, 3, 7}) {
+        CAPTURE(cut);
+        Counting counting(increments.log);
+        counting.tables.execute(
+            "alter table totals add check (key <> 'bad');"
+            "create function refuse() returns trigger language plpgsql as $$ begin "
+            "raise exception 'the window has % increments', new.count using errcode = '22003'; end $$;"
+            "create trigger refuse before insert on windows for each row when (new.key = 'worse') execute function "
+            "refuse()");
+        while (!counting.folding.has_taken_all()) {
+            counting.folding.take(0, cut);
+            REQUIRE(counting.folding.flush().outcome == Flushed::committed);
+        }
+        CHECK(counting.total("k") == "55");
+        CHECK(counting.total("bad") == "none");
+        CHECK(counting.total("worse") == "none");
+        CHECK(counting.tables.ask("select count(*)::text from dedupe") == "0");
+        CHECK(counting.tables.conserved());
+        CHECK(counting.tables.ask("select string_agg(distinct key_text || ' ' || reason, ', ') from "
+                                  "(select convert_from(key, 'UTF8') as key_text, reason from dead_letters) d") ==
+              "bad refused_by_database, worse refused_by_database");
+        const auto tables = counting.tables.all();
+        if (!expected) expected = tables;
+        CHECK(difference(*expected, tables) == "");
+    }
+}
+
+TEST_CASE("a batch that is refused though none of its records is stops the consumer instead of parking everything") {
+    Increments increments;
+    increments.add("k", "6");
+    increments.add("k", "6");
+    Counting counting(increments.log);
+    counting.tables.execute("alter table totals add check (value < 10)");
+    counting.folding.take_all();
+    std::optional<pg::Failure> failure;
+    try {
+        counting.folding.flush();
+    } catch (const pg::Error& error) {
+        failure = error.failure();
+    }
+    CHECK(failure == pg::Failure::data);
+    CHECK(counting.next_offset() == "0");
+    CHECK(counting.reasons().empty());
+}
+
+TEST_CASE("a partition claimed while a refused record is being looked for is lost, not refused") {
+    Increments increments;
+    for (int i = 0; i < 8; ++i)
+        increments.add(i == 5 ? "bad" : "k", "1");
+    Counting counting(increments.log);
+    // Long enough in each attempt for the claimer to queue up for the row.
+    counting.tables.execute(
+        "create function refuse() returns trigger language plpgsql as $$ begin "
+        "perform pg_sleep(0.2); raise exception 'no' using errcode = '22003'; end $$;"
+        "create trigger refuse before insert on totals for each row when (new.key = 'bad') execute function refuse()");
+    counting.folding.take_all();
+    std::thread claimer([&] {
+        CHECK(eventually([&] { return counting.tables.sessions("wait_event = 'PgSleep'") == 1; }));
+        counting.tables.claim(0);
+    });
+    const auto report = counting.folding.flush();
+    claimer.join();
+    CHECK(report.outcome == Flushed::fenced);
+    CHECK(counting.next_offset() == "0");
+    CHECK(counting.reasons().empty());
+}
+
+TEST_CASE("what fails for a while is told apart from what is refused, and done again counts once") {
+    Increments increments;
+    increments.add("k", "1");
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    pg::Connection other(counting.database.dsn(), session_options(counting.target));
+    {
+        auto lock = other.begin();
+        lock.run_script("lock table totals in exclusive mode");
+        const auto report = counting.folding.flush();
+        CHECK(report.outcome == Flushed::failed);
+        CHECK_FALSE(report.connection_lost);
+        CHECK_FALSE(report.error.empty());
+    }
+    CHECK(counting.next_offset() == "0");
+    CHECK(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(counting.total("k") == "1");
+}
+
+TEST_CASE("a session that ends before the commit is nothing written, and done again on a new one counts once") {
+    Increments increments;
+    increments.add("k", "1");
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    counting.tables.execute("select pg_terminate_backend(" +
+                            std::to_string(counting.folding.connection().backend_pid()) + ")");
+    const auto report = counting.folding.flush();
+    CHECK(report.outcome == Flushed::failed);
+    CHECK(report.connection_lost);
+    counting.folding.connect();
+    CHECK(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(counting.total("k") == "1");
+}
+
+TEST_CASE("a commit whose answer is lost counts once, whether it was done or not") {
+    Increments increments;
+    increments.add("k", "1");
+    Network network;
+    Counting counting(increments.log);
+    Folding folding(counting.database.dsn(network), counting.target, increments.log);
+    folding.take_all();
+    bool committed = false;
+    SUBCASE("done") {
+        committed = true;
+        network.lose_answer_to("COMMIT");
+    }
+    SUBCASE("not done") {
+        network.lose("COMMIT");
+    }
+    const auto report = folding.flush();
+    CHECK(report.outcome == Flushed::in_doubt);
+    CHECK(report.connection_lost);
+    folding.connect();
+    folding.resolve();
+    CHECK(folding.state().counters().in_doubt_committed == (committed ? 1 : 0));
+    CHECK(folding.state().counters().fenced == 0);
+    CHECK(folding.state().buffer().empty() == committed);
+    if (!committed) CHECK(folding.flush().outcome == Flushed::committed);
+    CHECK(counting.total("k") == "1");
+    CHECK(counting.next_offset() == "2");
+    CHECK(counting.tables.conserved());
+}
+
+TEST_CASE("a commit in doubt that is still under way is waited for before it is judged") {
+    Increments increments;
+    increments.add("k", "1");
+    Network network;
+    Counting counting(increments.log);
+    // The commit waits for a lock that the test holds.
+    counting.tables.execute(
+        "create function wait() returns trigger language plpgsql set lock_timeout = '20s' as $$ begin "
+        "perform pg_advisory_xact_lock(1); return null; end $$;"
+        "create constraint trigger wait after insert on totals deferrable initially deferred "
+        "for each row execute function wait()");
+    Folding folding(counting.database.dsn(network), counting.target, increments.log);
+    folding.take_all();
+    pg::Connection holder(counting.database.dsn(), session_options(counting.target));
+    std::optional<pg::Transaction> hold(holder.begin());
+    hold->run_script("select pg_advisory_xact_lock(1)");
+    FlushReport report;
+    std::thread flush([&] { report = folding.flush(); });
+    CHECK(eventually([&] { return counting.tables.sessions("wait_event = 'advisory' and query = 'COMMIT'") == 1; }));
+    network.cut();
+    flush.join();
+    REQUIRE(report.outcome == Flushed::in_doubt);
+    folding.connect();
+    std::optional<pg::Failure> undecided;
+    try {
+        folding.resolve();
+    } catch (const pg::Error& error) {
+        undecided = error.failure();
+    }
+    CHECK(undecided == pg::Failure::retryable);
+    hold.reset();
+    folding.resolve();
+    CHECK(folding.state().counters().in_doubt_committed == 1);
+    CHECK(folding.state().counters().fenced == 0);
+    CHECK(counting.total("k") == "1");
+}
+
+TEST_CASE("a flush without records moves the instant alone, and never back") {
+    Increments increments;
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    counting.folding.flush();
+    const auto as_of = [&] {
+        return counting.tables.ask("select (extract(epoch from as_of) * 1000000)::bigint::text from offsets");
+    };
+    counting.folding.state().log_end(kAppended, std::vector<std::int64_t>{1});
+    CHECK(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(as_of() == std::to_string(kAppended.time_since_epoch().count()));
+    counting.folding.restart();
+    counting.folding.state().log_end(kAppended - 1s, std::vector<std::int64_t>{1});
+    CHECK(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(as_of() == std::to_string(kAppended.time_since_epoch().count()));
+    CHECK(counting.tables.conserved());
+}
+
+TEST_CASE("readers hear of each flush that wrote records, once it is committed") {
+    Increments increments;
+    increments.add("k", "1");
+    Counting counting(increments.log);
+    pg::Connection reader(counting.database.dsn(), session_options(counting.target));
+    reader.listen("tidemark_progress");
+    counting.folding.take_all();
+    counting.folding.flush();
+    const auto heard = reader.notifications(10s);
+    REQUIRE(heard.size() == 1);
+    CHECK(heard[0].payload == "counters");
+}
+
+TEST_CASE("a claimer ends the session of an owner who holds the rows, and takes over") {
+    Increments increments;
+    increments.add("k", "1");
+    Counting counting(increments.log);
+    const std::vector<std::int32_t> partitions{0};
+    auto options = session_options(counting.target);
+    options.lock_timeout = 200ms;
+    pg::Connection first(counting.database.dsn(), options);
+    const OffsetStore one(counting.target.generation, "one");
+    const auto claims = one.claim(first, partitions);
+    auto stopped = first.begin();
+    stopped.run_script("update offsets set next_offset = 2, gaps = 2");
+
+    pg::Connection second(counting.database.dsn(), options);
+    const OffsetStore two(counting.target.generation, "two");
+    const auto taken = two.claim(second, partitions);
+    REQUIRE(taken.size() == 1);
+    CHECK(taken[0].epoch == claims[0].epoch + 1);
+    CHECK(taken[0].next_offset == 0);
+    CHECK(counting.tables.ask("select owner || ' ' || (backend_pid = " + std::to_string(second.backend_pid()) +
+                              ")::text from offsets") == "two true");
+    CHECK_THROWS_AS(stopped.commit(), pg::Error);
+    CHECK(first.is_broken());
+    CHECK(counting.next_offset() == "0");
+}
+
+TEST_CASE("a claimer does not end the session of an owner who holds nothing") {
+    Increments increments;
+    Counting counting(increments.log);
+    const std::vector<std::int32_t> partitions{0};
+    pg::Connection second(counting.database.dsn(), session_options(counting.target));
+    OffsetStore(counting.target.generation, "two").claim(second, partitions);
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().outcome == Flushed::fenced);
+    CHECK_FALSE(counting.folding.connection().is_broken());
+}
+
+TEST_CASE("partitions that migrate did not know cannot be claimed") {
+    Increments increments;
+    Counting counting(increments.log);
+    const std::vector<std::int32_t> partitions{0, 1};
+    CHECK_THROWS_AS(counting.folding.store().claim(counting.folding.connection(), partitions), std::runtime_error);
+}
+
+TEST_CASE("a session that replaces a broken one is announced for the claims that are still held") {
+    Increments increments;
+    Counting counting(increments.log);
+    counting.folding.connect();
+    const auto claims = counting.folding.state().claims();
+    CHECK(counting.folding.store().announce(counting.folding.connection(), claims));
+    CHECK(counting.tables.ask("select backend_pid::text from offsets") ==
+          std::to_string(counting.folding.connection().backend_pid()));
+    counting.tables.claim(0);
+    CHECK_FALSE(counting.folding.store().announce(counting.folding.connection(), claims));
+}
