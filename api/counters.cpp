@@ -15,7 +15,9 @@ namespace {
 namespace counters = schemas::counters;
 using schemas::Violations;
 
-const schemas::Stream& stream() { return *schemas::find_stream("counters"); }
+const schemas::Stream& stream() {
+    return *schemas::find_stream("counters");
+}
 
 // In each statement the last row is the progress: see Reads.
 
@@ -54,9 +56,6 @@ constexpr pg::Statement kWindows{"counter_windows", R"(
 constexpr std::size_t kMaxIncrementBytes = 16 * 1024;
 
 constexpr std::string_view kNoSuchCounter = "No counter has this key";
-
-constexpr std::array kEntityMedia{Media::json};
-constexpr std::array kListMedia{Media::json, Media::csv, Media::ndjson};
 
 /// The key in the path, which the router has decoded.
 std::string read_key(const http::Request& request, Violations& violations) {
@@ -121,7 +120,8 @@ void get_counters(Reads& reads, const http::Request& request, http::Reply reply)
     const Query query(request.query, known, violations);
     const auto page = read_page(query, kCursor, violations);
     const std::string prefix(query.get("prefix").value_or(""));
-    if (prefix.size() > counters::kMaxKeyBytes) violations.push_back({"?prefix", "is longer than any key, which has 256 bytes at most"});
+    if (prefix.size() > counters::kMaxKeyBytes)
+        violations.push_back({"?prefix", "is longer than any key, which has 256 bytes at most"});
     auto read = reads.begin(request, std::move(reply), query, stream(), kListMedia, std::move(violations));
     if (!read) return;
     const auto params = [prefix, page] {
@@ -163,7 +163,12 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
     const auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
     const auto params = [key, bins, step, page, after] {
         pg::Params given;
-        given.add(key).add(bins.from).add(bins.to).add_optional(after).add(std::int64_t{step.count()}).add(page.limit + 1);
+        given.add(key)
+            .add(bins.from)
+            .add(bins.to)
+            .add_optional(after)
+            .add(std::int64_t{step.count()})
+            .add(page.limit + 1);
         return given;
     };
     const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
@@ -187,21 +192,10 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
 }  // namespace
 
 void add_counters(http::Router& router, LogWriter& writer, Reads& reads) {
-    router.add({.method = http::Method::post,
-                .path = "/increment",
-                .handler = [&writer](const http::Request& request, http::Reply reply) { post_increment(writer, request, std::move(reply)); },
-                .max_body_bytes = kMaxIncrementBytes,
-                .media_types = {"application/json"}});
-    const auto add_read = [&](std::string path, void (*handler)(Reads&, const http::Request&, http::Reply)) {
-        router.add({.method = http::Method::get,
-                    .path = std::move(path),
-                    .handler = [&reads, handler](const http::Request& request, http::Reply reply) {
-                        handler(reads, request, std::move(reply));
-                    }});
-    };
-    add_read("/counters", get_counters);
-    add_read("/counters/{key}", get_counter);
-    add_read("/counters/{key}/windows", get_windows);
+    add_write(router, http::Method::post, "/increment", kMaxIncrementBytes, writer, post_increment);
+    add_read(router, "/counters", reads, get_counters);
+    add_read(router, "/counters/{key}", reads, get_counter);
+    add_read(router, "/counters/{key}/windows", reads, get_windows);
 }
 
 }  // namespace tidemark::api

@@ -3,6 +3,7 @@
 #include "api/pages.h"
 #include "infra/base/version.h"
 #include "infra/postgres/connection.h"
+#include "infra/postgres/error.h"
 #include "schemas/catalogue.h"
 #include "schemas/json.h"
 
@@ -26,24 +27,29 @@ constexpr std::string_view kNoStore = "Cache-Control: no-store\r\n";
 /// More than the tables may ever be behind while broker and database are up.
 constexpr double kMaxLagSeconds = 10;
 
-/// Who folds each stream, and how many of its letters are open; of rows (stream, open, instance, state, version, partitions,
-/// heartbeat), where `open` stands in one row of each stream and the rest in the others.
+/// Who folds each stream, and how many of its letters are open; of rows (stream, open, instance, state, version,
+/// partitions, heartbeat), where `open` stands in one row of each stream and the rest in the others.
 std::string status_sql() {
     std::string sql;
     for (const auto& stream : schemas::catalogue()) {
         const auto name = pg::quote_identifier(stream.name);
         sql.append(sql.empty() ? "" : " union all ");
-        sql.append("select '").append(stream.name).append("', open_dead_letters, null, null, null, null, null from ");
+        sql.append("select '")
+            .append(stream.name)
+            .append("', open_dead_letters, null::text, null::text, null::text, null::text, null::bigint from ");
         sql.append(name).append(".api_progress");
     }
-    return sql.append(" union all select stream, null, instance, state, version, array_to_json(partitions)::text, heartbeat_us"
-                      " from tidemark.api_consumers order by 1, 3");
+    return sql.append(
+        " union all select stream, null::bigint, instance, state, version, array_to_json(partitions)::text, "
+        "heartbeat_us"
+        " from tidemark.api_consumers order by 1, 3");
 }
 
 /// Milliseconds are as exact as clocks of two machines agree.
 void append_seconds(std::string& out, double seconds) {
     std::array<char, 32> digits;
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), seconds, std::chars_format::fixed, 3).ptr;
+    const auto end =
+        std::to_chars(digits.data(), digits.data() + digits.size(), seconds, std::chars_format::fixed, 3).ptr;
     out.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
 }
 
@@ -58,7 +64,11 @@ struct StreamStatus {
 
 class Status {
 public:
-    explicit Status(const HealthSources& sources) : sources_(sources), started_(sources.reads.clock().steady()), sql_(status_sql()), statement_{"status", sql_.c_str()} {}
+    explicit Status(const HealthSources& sources)
+        : sources_(sources),
+          started_(sources.reads.clock().steady()),
+          sql_(status_sql()),
+          statement_{"status", sql_.c_str()} {}
 
     void answer(const http::Request&, http::Reply reply) {
         auto held = std::make_shared<http::Reply>(std::move(reply));
@@ -66,6 +76,8 @@ public:
             std::optional<std::vector<StreamStatus>> streams;
             try {
                 if (!result.error) streams = read(result.rows);
+                if (result.error && result.error->failure() == pg::Failure::bug)
+                    sources_.reads.report_bug(statement_, *result.error);
             } catch (const std::logic_error& error) {
                 sources_.reads.report_bug(statement_, error);
             }
@@ -86,8 +98,8 @@ private:
                 status.open_dead_letters = rows.integer(row, 1);
                 continue;
             }
-            status.consumers.push_back({std::string(rows.text(row, 2)), std::string(rows.text(row, 3)), std::string(rows.text(row, 4)),
-                                        std::string(rows.text(row, 5)),
+            status.consumers.push_back({std::string(rows.text(row, 2)), std::string(rows.text(row, 3)),
+                                        std::string(rows.text(row, 4)), std::string(rows.text(row, 5)),
                                         std::chrono::duration<double>(now - rows.instant(row, 6)).count()});
         }
         return streams;
@@ -101,14 +113,16 @@ private:
         std::string out = R"({"status":"running","version":)";
         append_string(out, base::version());
         out.append(R"(,"uptimeSeconds":)");
-        append_integer(out, std::chrono::duration_cast<std::chrono::seconds>(sources_.reads.clock().steady() - started_).count());
+        append_integer(
+            out, std::chrono::duration_cast<std::chrono::seconds>(sources_.reads.clock().steady() - started_).count());
         out.append(R"(,"streams":[)");
         for (std::size_t i = 0; i < schemas::catalogue().size(); ++i) {
             const std::string name(schemas::catalogue()[i].name);
             const auto lag = lag_seconds(sources_, i);
             const auto progress = sources_.reads.watch().progress(i);
             if (lag && *lag > kMaxLagSeconds) degraded.push_back(name + ": the tables lag by more than 10 s");
-            if (found && (*found)[i].consumers.empty()) degraded.push_back(name + ": no consumer has been heard of for a minute");
+            if (found && (*found)[i].consumers.empty())
+                degraded.push_back(name + ": no consumer has been heard of for a minute");
             append_stream(out, name, lag, progress, found ? &(*found)[i] : nullptr);
         }
         out.append(R"(],"degraded":[)");
@@ -120,20 +134,26 @@ private:
         return out;
     }
 
-    static void append_stream(std::string& out, const std::string& name, std::optional<double> lag, const std::optional<Progress>& progress,
-                              const StreamStatus* status) {
+    static void append_stream(std::string& out, const std::string& name, std::optional<double> lag,
+                              const std::optional<Progress>& progress, const StreamStatus* status) {
         if (out.back() != '[') out.push_back(',');
         out.append(R"({"name":)");
         append_string(out, name);
         out.append(R"(,"lagSeconds":)");
-        if (lag) append_seconds(out, *lag);
-        else out.append("null");
+        if (lag)
+            append_seconds(out, *lag);
+        else
+            out.append("null");
         out.append(R"(,"generation":)");
-        if (progress) append_integer(out, progress->generation);
-        else out.append("null");
+        if (progress)
+            append_integer(out, progress->generation);
+        else
+            out.append("null");
         out.append(R"(,"deadLetters":)");
-        if (status != nullptr && status->open_dead_letters) append_integer(out, *status->open_dead_letters);
-        else out.append("null");
+        if (status != nullptr && status->open_dead_letters)
+            append_integer(out, *status->open_dead_letters);
+        else
+            out.append("null");
         out.append(R"(,"consumers":[)");
         for (std::size_t i = 0; status != nullptr && i < status->consumers.size(); ++i) {
             const auto& consumer = status->consumers[i];
@@ -184,9 +204,13 @@ std::optional<double> lag_seconds(const HealthSources& sources, std::size_t stre
 
 void add_health(http::Router& router, const HealthSources& sources) {
     const auto status = std::make_shared<Status>(sources);
-    add_plain(router, "/health", [](const http::Request&, http::Reply reply) { reply.send(200, kJson, kNoStore, R"({"status":"ok"})"); });
-    add_plain(router, "/version", [body = version_body()](const http::Request&, http::Reply reply) { reply.send(200, kJson, kNoStore, body); });
-    add_plain(router, "/status", [status](const http::Request& request, http::Reply reply) { status->answer(request, std::move(reply)); });
+    add_plain(router, "/health",
+              [](const http::Request&, http::Reply reply) { reply.send(200, kJson, kNoStore, R"({"status":"ok"})"); });
+    add_plain(router, "/version", [body = version_body()](const http::Request&, http::Reply reply) {
+        reply.send(200, kJson, kNoStore, body);
+    });
+    add_plain(router, "/status",
+              [status](const http::Request& request, http::Reply reply) { status->answer(request, std::move(reply)); });
 }
 
 }  // namespace tidemark::api

@@ -17,7 +17,8 @@ struct HealthSources {
     Reads& reads;
 };
 
-/// The dependency without which the program cannot do its whole job now, and why; nullopt when it can. Any thread, never blocks.
+/// The dependency without which the program cannot do its whole job now, and why; nullopt when it can. Any thread,
+/// never blocks.
 std::optional<std::string> not_ready_because(const HealthSources& sources);
 
 /// Seconds since the instant up to which the stream's tables are complete; nullopt while that is not known.

@@ -2,7 +2,6 @@
 
 #include "schemas/json.h"
 
-
 namespace tidemark::api {
 
 using schemas::json::append_string;
@@ -10,7 +9,8 @@ using schemas::json::append_string;
 Items::Items(Media media, std::span<const std::string_view> columns) : media_(media), columns_(columns) {
     if (media_ == Media::json) body_ = R"({"items":[)";
     if (media_ != Media::csv) return;
-    for (const auto column : columns_) body_.append(body_.empty() ? "" : ",").append(column);
+    for (const auto column : columns_)
+        body_.append(body_.empty() ? "" : ",").append(column);
     body_.append("\r\n");
 }
 
@@ -34,9 +34,15 @@ void Items::end_cell() {
     if (++column_ < columns_.size()) return;
     column_ = 0;
     switch (media_) {
-        case Media::json: body_.push_back('}'); break;
-        case Media::ndjson: body_.append("}\n"); break;
-        case Media::csv: body_.append("\r\n"); break;
+        case Media::json:
+            body_.push_back('}');
+            break;
+        case Media::ndjson:
+            body_.append("}\n");
+            break;
+        case Media::csv:
+            body_.append("\r\n");
+            break;
     }
 }
 
@@ -48,7 +54,8 @@ void Items::text(std::string_view value) {
         body_.append(value);
     } else {
         body_.push_back('"');  // the empty text too, which tells it from null
-        for (const char c : value) body_.append(c == '"' ? 2 : 1, c);
+        for (const char c : value)
+            body_.append(c == '"' ? 2 : 1, c);
         body_.push_back('"');
     }
     end_cell();

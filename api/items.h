@@ -12,15 +12,16 @@
 
 namespace tidemark::api {
 
-/// Writes rows of the same columns as a body: {"items":[{...},...],"next":"..."}, or CSV (RFC 4180, with a header line, null as
-/// nothing), or one JSON object per line. One cell is added at a time, in order of the columns; the last ends its row.
+/// Writes rows of the same columns as a body: {"items":[{...},...],"next":"..."}, or CSV (RFC 4180, with a header line,
+/// null as nothing), or one JSON object per line. One cell is added at a time, in order of the columns; the last ends
+/// its row.
 class Items {
 public:
     /// `columns` must outlive it.
     Items(Media media, std::span<const std::string_view> columns);
 
-    void text(std::string_view value);                  ///< UTF-8
-    void number(std::string_view digits);               ///< as written
+    void text(std::string_view value);     ///< UTF-8
+    void number(std::string_view digits);  ///< as written
     void instant(schemas::Timestamp value);
     void null();
 

@@ -14,6 +14,7 @@
 #include "infra/base/shutdown.h"
 #include "infra/http/server.h"
 #include "infra/kafka/producer.h"
+#include "infra/kafka/properties.h"
 #include "infra/postgres/query_pool.h"
 #include "producer/event_publisher.h"
 #include "schemas/catalogue.h"
@@ -23,6 +24,7 @@
 #include <iostream>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -35,6 +37,7 @@ namespace log = base::log;
 
 struct Options {
     std::string brokers = "127.0.0.1:9092";
+    std::string kafka_config;
     std::string api_dsn;
     std::string listen = "127.0.0.1:3333";
     std::string auth = "open";
@@ -63,7 +66,8 @@ std::optional<Endpoint> read_endpoint(const std::string& text) {
     const auto colon = text.rfind(':');
     if (colon == std::string::npos || colon == 0) return std::nullopt;
     const auto port = text.substr(colon + 1);
-    if (port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != std::string::npos || std::stoi(port) > 65'535) {
+    if (port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != std::string::npos ||
+        std::stoi(port) > 65'535) {
         return std::nullopt;
     }
     auto address = text.substr(0, colon);
@@ -71,7 +75,9 @@ std::optional<Endpoint> read_endpoint(const std::string& text) {
     return Endpoint{std::move(address), static_cast<std::uint16_t>(std::stoi(port))};
 }
 
-bool is_loopback(const std::string& address) { return address.starts_with("127.") || address == "::1"; }
+bool is_loopback(const std::string& address) {
+    return address.starts_with("127.") || address == "::1";
+}
 
 std::vector<std::string> check(const Options& options) {
     std::vector<std::string> wrong;
@@ -79,11 +85,13 @@ std::vector<std::string> check(const Options& options) {
     if (!endpoint) {
         wrong.push_back("listen: \"" + options.listen + "\" is not ADDRESS:PORT, e.g. 127.0.0.1:3333");
     } else if (!is_loopback(endpoint->address) && !options.allow_open) {
-        wrong.push_back("listen: " + endpoint->address +
-                        " can be reached from other machines, and with --auth open everybody there may write; listen on 127.0.0.1, "
-                        "or say --allow-open");
+        wrong.push_back(
+            "listen: " + endpoint->address +
+            " can be reached from other machines, and with --auth open everybody there may write; listen on 127.0.0.1, "
+            "or say --allow-open");
     }
-    if (options.api_dsn.empty()) wrong.emplace_back("api-dsn: is not set, e.g. TIDEMARK_API_DSN=postgresql://tidemark_api@/tidemark");
+    if (options.api_dsn.empty())
+        wrong.emplace_back("api-dsn: is not set, e.g. TIDEMARK_API_DSN=postgresql://tidemark_api@/tidemark");
     return wrong;
 }
 
@@ -96,11 +104,13 @@ log::Level level_of(const std::string& name) {
 producer::EventPublisher::MakeSink sink_of(const Options& options) {
     kafka::ProducerOptions producer;
     producer.brokers = options.brokers;
-    for (const auto& stream : schemas::catalogue()) producer.topics.emplace_back(stream.topic);
+    for (const auto& stream : schemas::catalogue())
+        producer.topics.emplace_back(stream.topic);
     producer.client_id = "tidemark-api";
     producer.queue_records = options.publish_records;
     producer.queue_kbytes = options.publish_bytes / 1024;
     producer.linger = std::chrono::microseconds(options.linger_us);
+    producer.properties = kafka::read_properties(options.kafka_config);
     return producer::EventPublisher::kafka_sink(std::move(producer));
 }
 
@@ -130,6 +140,7 @@ int serve(const Options& options) {
     ProgressWatchOptions watch_options;
     watch_options.dsn = options.api_dsn;
     watch_options.brokers = options.brokers;
+    watch_options.kafka_properties = kafka::read_properties(options.kafka_config);
     watch_options.max_waiting = static_cast<std::size_t>(options.max_waiting);
     watch_options.clock_skew = options.clock_skew;
     ProgressWatch watch(std::move(watch_options), clock, pool);
@@ -139,7 +150,8 @@ int serve(const Options& options) {
     publisher_options.max_bytes = static_cast<std::size_t>(options.publish_bytes);
     producer::EventPublisher publisher(publisher_options, clock, sink_of(options));
 
-    VehicleCache cache({static_cast<std::size_t>(options.vehicle_cache_entries), static_cast<std::size_t>(options.vehicle_cache_bytes)});
+    VehicleCache cache({static_cast<std::size_t>(options.vehicle_cache_entries),
+                        static_cast<std::size_t>(options.vehicle_cache_bytes)});
     LogWriter writer(publisher, watch, clock);
     Reads reads(pool, watch, clock);
     const HealthSources health{publisher, pool, reads};
@@ -154,7 +166,8 @@ int serve(const Options& options) {
         readings.queries_queued = pool.queued();
         readings.broker_up = publisher.available();
         readings.database_up = pool.connected();
-        for (std::size_t i = 0; i < schemas::catalogue().size(); ++i) readings.lag_seconds.push_back(lag_seconds(health, i));
+        for (std::size_t i = 0; i < schemas::catalogue().size(); ++i)
+            readings.lag_seconds.push_back(lag_seconds(health, i));
         telemetry.refresh(readings);
     };
     const auto router = make_routes({writer, reads, cache, health, metrics, refresh_metrics});
@@ -177,8 +190,11 @@ int serve(const Options& options) {
 int guarded(const Options& options) {
     try {
         return serve(options);
+    } catch (const std::system_error& error) {
+        std::cerr << "error: " << error.what() << "; stop what listens there, or give another --listen\n";
+        return base::kFailed;
     } catch (const std::exception& error) {
-        std::cerr << "error: " << error.what() << '\n';
+        std::cerr << "error: " << error.what() << "; --check-config shows the settings in force\n";
         return base::kFailed;
     }
 }
@@ -189,30 +205,42 @@ int main(int argc, char** argv) {
     Options options;
     base::Settings settings("tidemark-api", "HTTP in front of the log and the tables.");
     settings.text("brokers", options.brokers, "Kafka brokers, HOST:PORT,...");
+    settings.text("kafka-config", options.kafka_config,
+                  "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.secret("api-dsn", options.api_dsn, "PostgreSQL connection of the role that reads the views");
     settings.choice("log-level", options.log_level, {"debug", "info", "warn", "error"}, "Least level of log lines");
-    settings.allow_environment({"TIDEMARK_CONSUMER_*", "TIDEMARK_OWNER_*", "TIDEMARK_ADMIN_LISTEN", "TIDEMARK_SLOT", "TIDEMARK_FLUSH_*",
-                                "TIDEMARK_PARTITIONS", "TIDEMARK_REPLICATION", "TIDEMARK_MIN_ISR", "TIDEMARK_API_PASSWORD",
-                                "TIDEMARK_API_PASSWORD_FILE"});
-    settings.command("serve", "Serve until told to stop", [&] { return guarded(options); }, [&](base::Settings& command) {
-        command.text("listen", options.listen, "ADDRESS:PORT to listen on; [ADDRESS]:PORT for IPv6");
-        command.choice("auth", options.auth, {"open"}, "Who may do what: open = everybody everything");
-        command.flag("allow-open", options.allow_open, "Listen beyond this machine although everybody may do everything");
-        command.number("http-threads", options.http_threads, 0, 256, "Event loops; 0: one per core");
-        command.number("max-connections", options.max_connections, 16, 1'000'000, "HTTP connections; new ones get 503 from 90 % on");
-        command.number("linger-us", options.linger_us, 0, 1'000'000,
-                       "Microseconds that an event may wait for others to share its request to the broker");
-        command.number("publish-records", options.publish_records, 1, 10'000'000, "Events on their way to the log; more get 503");
-        command.bytes("publish-bytes", options.publish_bytes, 1'048'576, std::int64_t{1} << 40, "Keys and values on their way to the log; more get 503");
-        command.number("db-connections", options.db_connections, 1, 64, "Database connections for reads; each pipelines its queries");
-        command.number("max-waiting", options.max_waiting, 0, 1'000'000, "Reads that wait for fresher tables; more get 503");
-        command.number("vehicle-cache-entries", options.vehicle_cache_entries, 0, 100'000'000, "Answers in the cache of vehicle states");
-        command.bytes("vehicle-cache-bytes", options.vehicle_cache_bytes, 0, std::int64_t{1} << 40, "Memory of the cache of vehicle states");
-        command.duration("clock-skew", options.clock_skew, milliseconds(0), milliseconds(5'000),
-                         "How far this machine's clock may be ahead of the brokers'");
-        command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(0), milliseconds(600'000),
-                         "How long requests under way may take once told to stop");
-    });
+    settings.allow_environment({"TIDEMARK_CONSUMER_*", "TIDEMARK_OWNER_*", "TIDEMARK_ADMIN_LISTEN", "TIDEMARK_SLOT",
+                                "TIDEMARK_FLUSH_*", "TIDEMARK_PARTITIONS", "TIDEMARK_REPLICATION", "TIDEMARK_MIN_ISR",
+                                "TIDEMARK_API_PASSWORD", "TIDEMARK_API_PASSWORD_FILE"});
+    settings.command(
+        "serve", "Serve until told to stop", [&] { return guarded(options); },
+        [&](base::Settings& command) {
+            command.text("listen", options.listen, "ADDRESS:PORT to listen on; [ADDRESS]:PORT for IPv6");
+            command.choice("auth", options.auth, {"open"}, "Who may do what: open = everybody everything");
+            command.flag("allow-open", options.allow_open,
+                         "Listen beyond this machine although everybody may do everything");
+            command.number("http-threads", options.http_threads, 0, 256, "Event loops; 0: one per core");
+            command.number("max-connections", options.max_connections, 16, 1'000'000,
+                           "HTTP connections; new ones get 503 from 90 % on");
+            command.number("linger-us", options.linger_us, 0, 1'000'000,
+                           "Microseconds that an event may wait for others to share its request to the broker");
+            command.number("publish-records", options.publish_records, 1, 10'000'000,
+                           "Events on their way to the log; more get 503");
+            command.bytes("publish-bytes", options.publish_bytes, 1'048'576, std::int64_t{1} << 40,
+                          "Keys and values on their way to the log; more get 503");
+            command.number("db-connections", options.db_connections, 1, 64,
+                           "Database connections for reads; each pipelines its queries");
+            command.number("max-waiting", options.max_waiting, 0, 1'000'000,
+                           "Reads that wait for fresher tables; more get 503");
+            command.number("vehicle-cache-entries", options.vehicle_cache_entries, 0, 100'000'000,
+                           "Answers in the cache of vehicle states");
+            command.bytes("vehicle-cache-bytes", options.vehicle_cache_bytes, 0, std::int64_t{1} << 40,
+                          "Memory of the cache of vehicle states");
+            command.duration("clock-skew", options.clock_skew, milliseconds(0), milliseconds(5'000),
+                             "How far this machine's clock may be ahead of the brokers'");
+            command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(0), milliseconds(600'000),
+                             "How long requests under way may take once told to stop");
+        });
     settings.check([&] { return check(options); });
     return settings.run(argc, argv);
 }

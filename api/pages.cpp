@@ -45,7 +45,8 @@ void get_problem(const http::Request& request, http::Reply reply) {
 /// Route templates have no character that HTML gives a meaning to.
 std::string page_of(const http::Router& router) {
     std::vector<std::pair<std::string, std::string>> routes;  // path, method
-    for (const auto& route : router.routes()) routes.emplace_back(route.path, http::to_string(route.method));
+    for (const auto& route : router.routes())
+        routes.emplace_back(route.path, http::to_string(route.method));
     std::sort(routes.begin(), routes.end());
     std::string page = R"(<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Tidemark</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:48em;margin:2em auto;padding:0 1em}td{padding:.1em 1em .1em 0}</style></head>
@@ -55,7 +56,11 @@ std::string page_of(const http::Router& router) {
 <table>
 )";
     for (const auto& [path, method] : routes) {
-        page.append("<tr><td><code>").append(method).append("</code></td><td><code>").append(path).append("</code></td></tr>\n");
+        page.append("<tr><td><code>")
+            .append(method)
+            .append("</code></td><td><code>")
+            .append(path)
+            .append("</code></td></tr>\n");
     }
     return page.append("</table></body></html>\n");
 }
@@ -72,15 +77,19 @@ void add_plain(http::Router& router, std::string path, http::Handler handler) {
                         handler(request, std::move(reply));
                         return;
                     }
-                    send_problem(reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)}, trace_of(request));
+                    send_problem(reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)},
+                                 trace_of(request));
                 }});
 }
 
 void add_pages(http::Router& router) {
-    add_plain(router, "/openapi.json", [](const http::Request&, http::Reply reply) { reply.send(200, kJson, kCached, openapi()); });
+    add_plain(router, "/openapi.json",
+              [](const http::Request&, http::Reply reply) { reply.send(200, kJson, kCached, openapi()); });
     add_plain(router, "/problems/{name}", get_problem);
     const auto page = std::make_shared<std::string>();
-    const auto get_page = [page](const http::Request&, http::Reply reply) { reply.send(200, kHtml, kPageLines, *page); };
+    const auto get_page = [page](const http::Request&, http::Reply reply) {
+        reply.send(200, kHtml, kPageLines, *page);
+    };
     add_plain(router, "/", get_page);
     add_plain(router, "/docs", get_page);
     *page = page_of(router);

@@ -9,8 +9,8 @@ namespace tidemark::api {
 /// A GET route whose answer is the same for everybody; query parameters are refused.
 void add_plain(http::Router& router, std::string path, http::Handler handler);
 
-/// What the service says about itself: /openapi.json, /problems/{name}, and / and /docs, which list the routes that the router has
-/// when this is called and these.
+/// What the service says about itself: /openapi.json, /problems/{name}, and / and /docs, which list the routes that the
+/// router has when this is called and these.
 void add_pages(http::Router& router);
 
 }  // namespace tidemark::api

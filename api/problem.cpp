@@ -8,26 +8,27 @@
 namespace tidemark::api {
 namespace problems {
 
-const ProblemType kInvalidRequest{
-    "invalid_request", 400, "The request is not valid",
-    "The request by itself can never be served: its syntax, a value, a parameter or a header is wrong. `errors` names every violation.",
-    "Change what `errors` names; the same request will be refused again."};
+const ProblemType kInvalidRequest{"invalid_request", 400, "The request is not valid",
+                                  "The request by itself can never be served: its syntax, a value, a parameter or a "
+                                  "header is wrong. `errors` names every violation.",
+                                  "Change what `errors` names; the same request will be refused again."};
 const ProblemType kTokenUnknown{
     "token_unknown", 400, "The position is not one of this log",
     "A position token is of another cluster or of a topic that was made anew, or lies beyond the end of the log.",
     "Take a token from a Log-Position or Applied-Position header of this deployment."};
 const ProblemType kNotFound{"not_found", 404, "Not Found", "No route has this path.", "See /docs for the routes."};
-const ProblemType kUnknownEntity{
-    "unknown_entity", 404, "There is no such entity",
-    "Nothing in the log, as far as it is in the tables, makes what was asked for exist. Applied-Position says how far that is.",
-    "If it was written just now, ask again with ?at_least=<the write's Log-Position>."};
+const ProblemType kUnknownEntity{"unknown_entity", 404, "There is no such entity",
+                                 "Nothing in the log, as far as it is in the tables, makes what was asked for exist. "
+                                 "Applied-Position says how far that is.",
+                                 "If it was written just now, ask again with ?at_least=<the write's Log-Position>."};
 const ProblemType kMethodNotAllowed{"method_not_allowed", 405, "The path has no such method",
                                     "The path exists, but not with this method.", "Use one of the methods in Allow."};
 const ProblemType kNotAcceptable{"not_acceptable", 406, "No acceptable representation",
                                  "The resource has no representation of a media type that Accept names.",
                                  "Accept application/json; lists also come as text/csv and application/x-ndjson."};
 const ProblemType kRequestTimeout{"request_timeout", 408, "The request took too long to arrive",
-                                  "The header or the body was not there within its deadline.", "Send it again, faster."};
+                                  "The header or the body was not there within its deadline.",
+                                  "Send it again, faster."};
 const ProblemType kContentTooLarge{"content_too_large", 413, "The body is too large",
                                    "The body is larger than the route takes; `detail` says the limit.", "Send less."};
 const ProblemType kTargetTooLong{"target_too_long", 414, "The target is too long",
@@ -50,13 +51,14 @@ const ProblemType kOverloaded{
     "overloaded", 503, "Too much is under way",
     "A bound on outstanding work was reached. A write answered like this is not in the log and never will be.",
     "Repeat it after Retry-After."};
-const ProblemType kUnavailable{
-    "unavailable", 503, "A dependency does not answer",
-    "The broker or the database could not be reached in time. A write answered like this is not in the log and never will be.",
-    "Repeat it after Retry-After."};
+const ProblemType kUnavailable{"unavailable", 503, "A dependency does not answer",
+                               "The broker or the database could not be reached in time. A write answered like this is "
+                               "not in the log and never will be.",
+                               "Repeat it after Retry-After."};
 const ProblemType kOutcomeUnknown{
     "outcome_unknown", 503, "Perhaps stored",
-    "The event was on its way to the broker when time ran out. It is in the log once, or not at all, or may appear there later.",
+    "The event was on its way to the broker when time ran out. It is in the log once, or not at all, or may appear "
+    "there later.",
     "Repeat it with the same Idempotency-Key: then it counts once at most. Without one, a repeat may count twice."};
 const ProblemType kStale{
     "stale", 503, "The tables are not fresh enough yet",
@@ -71,12 +73,15 @@ const ProblemType kNotReady{"not_ready", 503, "The program is not ready",
 namespace {
 
 constexpr std::array kTypes{
-    &problems::kInvalidRequest,   &problems::kTokenUnknown,    &problems::kNotFound,
-    &problems::kUnknownEntity,    &problems::kMethodNotAllowed, &problems::kNotAcceptable,
-    &problems::kRequestTimeout,   &problems::kContentTooLarge, &problems::kTargetTooLong,
-    &problems::kUnsupportedMediaType, &problems::kFromTheFuture, &problems::kHeadersTooLarge,
-    &problems::kInternal,         &problems::kNotImplemented,  &problems::kOverloaded,
-    &problems::kUnavailable,      &problems::kOutcomeUnknown,  &problems::kStale,
+    &problems::kInvalidRequest,   &problems::kTokenUnknown,
+    &problems::kNotFound,         &problems::kUnknownEntity,
+    &problems::kMethodNotAllowed, &problems::kNotAcceptable,
+    &problems::kRequestTimeout,   &problems::kContentTooLarge,
+    &problems::kTargetTooLong,    &problems::kUnsupportedMediaType,
+    &problems::kFromTheFuture,    &problems::kHeadersTooLarge,
+    &problems::kInternal,         &problems::kNotImplemented,
+    &problems::kOverloaded,       &problems::kUnavailable,
+    &problems::kOutcomeUnknown,   &problems::kStale,
     &problems::kNotReady,
 };
 
@@ -87,7 +92,8 @@ constexpr std::size_t kTraceparentLength = 55;  // 00-<32 digits>-<16 digits>-<2
 constexpr std::string_view kRetryAfter = "Retry-After: 1\r\n";
 
 bool is_hex(std::string_view text) noexcept {
-    return std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+    return std::all_of(text.begin(), text.end(),
+                       [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 std::uint8_t hex_value(char digit) noexcept {
@@ -152,8 +158,8 @@ std::string body_of(const Problem& problem, const TraceId& trace) {
     return body;
 }
 
-/// Without a request the server turned a connection away. With one its handler did not answer in time (the process was stopped, say):
-/// what it was writing may then be in the log.
+/// Without a request the server turned a connection away. With one its handler did not answer in time (the process was
+/// stopped, say): what it was writing may then be in the log.
 const ProblemType* problem_of_503(const http::Request* request) noexcept {
     if (request == nullptr) return &problems::kOverloaded;
     const bool reads = request->method == http::Method::get || request->method == http::Method::head;
@@ -171,10 +177,13 @@ http::Response respond(const Problem& problem, const http::Request* request) {
 
 }  // namespace
 
-std::span<const ProblemType* const> problem_types() noexcept { return kTypes; }
+std::span<const ProblemType* const> problem_types() noexcept {
+    return kTypes;
+}
 
 const ProblemType* find_problem_type(std::string_view name) noexcept {
-    const auto found = std::find_if(kTypes.begin(), kTypes.end(), [name](const auto* type) { return type->name == name; });
+    const auto found =
+        std::find_if(kTypes.begin(), kTypes.end(), [name](const auto* type) { return type->name == name; });
     return found == kTypes.end() ? nullptr : *found;
 }
 
@@ -192,7 +201,8 @@ std::optional<std::string_view> traceparent_of(const http::Request& request) noe
 TraceId trace_of_traceparent(std::string_view traceparent) noexcept {
     TraceId trace;
     for (std::size_t i = 0; i < trace.size(); ++i) {
-        trace[i] = static_cast<std::uint8_t>((hex_value(traceparent[3 + 2 * i]) << 4) | hex_value(traceparent[4 + 2 * i]));
+        trace[i] =
+            static_cast<std::uint8_t>((hex_value(traceparent[3 + 2 * i]) << 4) | hex_value(traceparent[4 + 2 * i]));
     }
     return trace;
 }
@@ -203,7 +213,8 @@ TraceId trace_of(const http::Request& request) noexcept {
     auto& random = random_source();
     for (std::size_t half = 0; half < trace.size(); half += 8) {
         const auto bits = random() | 1U;  // an id of zeros would be invalid
-        for (std::size_t i = 0; i < 8; ++i) trace[half + i] = static_cast<std::uint8_t>(bits >> (8 * i));
+        for (std::size_t i = 0; i < 8; ++i)
+            trace[half + i] = static_cast<std::uint8_t>(bits >> (8 * i));
     }
     return trace;
 }
@@ -233,15 +244,33 @@ http::Response server_problem(int status, std::string_view detail, const http::R
             problem.type = &problems::kNotFound;
             problem.detail = "Not Found";  // clients of the services that this one replaces read exactly these words
             break;
-        case 405: problem.type = &problems::kMethodNotAllowed; break;
-        case 408: problem.type = &problems::kRequestTimeout; break;
-        case 413: problem.type = &problems::kContentTooLarge; break;
-        case 414: problem.type = &problems::kTargetTooLong; break;
-        case 415: problem.type = &problems::kUnsupportedMediaType; break;
-        case 431: problem.type = &problems::kHeadersTooLarge; break;
-        case 501: problem.type = &problems::kNotImplemented; break;
-        case 503: problem.type = problem_of_503(request); break;
-        default: problem.detail.clear(); break;
+        case 405:
+            problem.type = &problems::kMethodNotAllowed;
+            break;
+        case 408:
+            problem.type = &problems::kRequestTimeout;
+            break;
+        case 413:
+            problem.type = &problems::kContentTooLarge;
+            break;
+        case 414:
+            problem.type = &problems::kTargetTooLong;
+            break;
+        case 415:
+            problem.type = &problems::kUnsupportedMediaType;
+            break;
+        case 431:
+            problem.type = &problems::kHeadersTooLarge;
+            break;
+        case 501:
+            problem.type = &problems::kNotImplemented;
+            break;
+        case 503:
+            problem.type = problem_of_503(request);
+            break;
+        default:
+            problem.detail.clear();
+            break;
     }
     return respond(problem, request);
 }

@@ -12,8 +12,8 @@
 
 namespace tidemark::api {
 
-/// One kind of problem, as clients may tell them apart. The name is API: it stands in `type` as /problems/<name>, where the rest
-/// of this can be read.
+/// One kind of problem, as clients may tell them apart. The name is API: it stands in `type` as /problems/<name>, where
+/// the rest of this can be read.
 struct ProblemType {
     std::string_view name;
     int status;
@@ -52,8 +52,8 @@ const ProblemType* find_problem_type(std::string_view name) noexcept;
 /// The W3C trace id of a request.
 using TraceId = std::array<std::uint8_t, 16>;
 
-/// The value of the request's `traceparent` field when it is one of version 00 (55 characters, ids not zero, lower case).
-/// Another one is as good as none, as the W3C text asks.
+/// The value of the request's `traceparent` field when it is one of version 00 (55 characters, ids not zero, lower
+/// case). Another one is as good as none, as the W3C text asks.
 std::optional<std::string_view> traceparent_of(const http::Request& request) noexcept;
 /// The trace id that a valid traceparent carries, or a new random one.
 TraceId trace_of(const http::Request& request) noexcept;
@@ -65,13 +65,14 @@ void append_hex(std::string& out, std::span<const std::uint8_t> bytes);
 /// One answer that is not what the caller wanted: RFC 9457. `error` repeats `detail`.
 struct Problem {
     const ProblemType* type = nullptr;
-    std::string detail{};                               ///< empty: made of the violations, or else the type's title
+    std::string detail{};  ///< empty: made of the violations, or else the type's title
     schemas::Violations violations{};
     /// Of outcome_unknown, whose body says "outcome":"unknown": the event that may be in the log. Empty when not known.
     std::string_view event_id{};
 };
 
-/// Answers with it: application/problem+json, `Retry-After: 1` with every 503. `header_lines` as http::Reply::send takes them.
+/// Answers with it: application/problem+json, `Retry-After: 1` with every 503. `header_lines` as http::Reply::send
+/// takes them.
 void send_problem(http::Reply& reply, const Problem& problem, const TraceId& trace, std::string_view header_lines = {});
 
 /// The server's own answers, worded as ours. What a Server is given as its ErrorBody.

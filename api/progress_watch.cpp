@@ -33,6 +33,9 @@ constexpr pg::Statement kPoke{"watch_poke", "select pg_notify('tidemark_wanted',
 constexpr std::chrono::milliseconds kFirstPause{100};
 constexpr std::chrono::milliseconds kLongestPause{2'000};
 
+/// Longest that the listener sits in its session, deaf to a stop.
+constexpr std::chrono::milliseconds kStopCheck{250};
+
 constexpr std::int64_t kUnknown = INT64_MIN;
 
 /// The log's identity as its own first record tells it; nullopt when there is no such topic or record yet.
@@ -48,7 +51,8 @@ std::optional<LogIdentity> identity_in_log(kafka::Admin& admin, const schemas::S
     if (!first || !first->value) return std::nullopt;
     schemas::json::Reader reader;
     const auto event = schemas::read_event(reader, *first->value);
-    if (!event || event->type != schemas::kLogCreated || !event->data.is(schemas::json::Kind::object)) return std::nullopt;
+    if (!event || event->type != schemas::kLogCreated || !event->data.is(schemas::json::Kind::object))
+        return std::nullopt;
     const auto uuid = event->data.find("uuid");
     if (!uuid || !uuid.is(schemas::json::Kind::string)) return std::nullopt;
     return LogIdentity{*partitions, schemas::log_hash(uuid.text())};
@@ -60,8 +64,8 @@ struct ProgressWatch::State {
     /// One stream's facts that are read without a lock; the rest is in `room` and `latest`.
     struct Facts {
         StreamLog log;
-        std::atomic<std::int64_t> as_of{kUnknown};      // microseconds
-        std::string progress_name;                      // of the prepared statement
+        std::atomic<std::int64_t> as_of{kUnknown};  // microseconds
+        std::string progress_name;                  // of the prepared statement
         std::string progress_sql;
     };
 
@@ -76,7 +80,8 @@ struct ProgressWatch::State {
             const auto name = schemas::catalogue()[i].name;
             facts[i].log.stream_ = name;
             facts[i].progress_name = "watch_progress_" + std::string(name);
-            facts[i].progress_sql = "select generation, applied, as_of from " + pg::quote_identifier(name) + ".api_progress";
+            facts[i].progress_sql =
+                "select generation, applied, as_of from " + pg::quote_identifier(name) + ".api_progress";
         }
     }
 
@@ -96,7 +101,8 @@ struct ProgressWatch::State {
     /// Sleeps unless the watch ends meanwhile; true when it ends.
     bool pause(std::chrono::milliseconds length);
     static void make(WaitingRoom::Calls& calls) {
-        for (auto& call : calls) call.done(call.outcome);
+        for (auto& call : calls)
+            call.done(call.outcome);
     }
 
     const ProgressWatchOptions options;
@@ -104,15 +110,15 @@ struct ProgressWatch::State {
     pg::QueryPool& pool;
     const std::unique_ptr<Facts[]> facts;
 
-    mutable std::mutex mutex;                           // guards everything below
+    mutable std::mutex mutex;  // guards everything below
     WaitingRoom room;
     std::vector<std::optional<Progress>> latest;
     bool listening = false;
-    bool migrated = false;                              // the registry names every stream
+    bool migrated = false;  // the registry names every stream
     bool released = false;
     bool stopping = false;
-    std::string other_log;                              // topic whose identity differs from the tables'; empty: none
-    std::condition_variable changed;                    // for all three threads
+    std::string other_log;            // topic whose identity differs from the tables'; empty: none
+    std::condition_variable changed;  // for all three threads
 
     std::thread listener;
     std::thread asker;
@@ -134,8 +140,9 @@ void ProgressWatch::State::learn(std::size_t stream, std::int32_t partitions, st
     const auto topic = schemas::catalogue()[stream].topic;
     if (other_log == topic) return;
     other_log = topic;
-    log::error("log_identity_differs", {{"topic", topic},
-                                        {"try", "the topic was made anew or got more partitions; restart when topic and tables agree"}});
+    log::error("log_identity_differs",
+               {{"topic", topic},
+                {"try", "the topic was made anew or got more partitions; restart when topic and tables agree"}});
 }
 
 bool ProgressWatch::State::knows_every_log() const noexcept {
@@ -165,7 +172,7 @@ void ProgressWatch::State::read_streams(pg::Connection& connection) {
 
 void ProgressWatch::State::read_progress(pg::Connection& connection, std::size_t stream) {
     const auto rows = connection.run({facts[stream].progress_name.c_str(), facts[stream].progress_sql.c_str()});
-    if (rows.empty() || !rows.cell(0, 0)) return;       // no partitions yet: the tables are being made
+    if (rows.empty() || !rows.cell(0, 0)) return;  // no partitions yet: the tables are being made
     const auto progress = Progress::read(rows.integer(0, 0), rows.text(0, 1), rows.text(0, 2));
     const auto oldest = progress.oldest_as_of();
     facts[stream].as_of.store(oldest ? oldest->time_since_epoch().count() : kUnknown, std::memory_order_relaxed);
@@ -179,10 +186,11 @@ void ProgressWatch::State::read_progress(pg::Connection& connection, std::size_t
     make(calls);
 }
 
-/// The listener's loop: connect, listen, look at everything once, then at what notifications name, and at everything again
-/// after each poll interval.
+/// The listener's loop: connect, listen, look at everything once, then at what notifications name, and at everything
+/// again after each poll interval.
 void ProgressWatch::State::listen() {
-    base::Backoff backoff(kFirstPause, kLongestPause, static_cast<std::uint64_t>(clock.now().time_since_epoch().count()));
+    base::Backoff backoff(kFirstPause, kLongestPause,
+                          static_cast<std::uint64_t>(clock.now().time_since_epoch().count()));
     bool reported = false;
     const auto is_stopping = [this] {
         const std::lock_guard lock(mutex);
@@ -196,20 +204,21 @@ void ProgressWatch::State::listen() {
             connection.listen(kProgressChannel);
             auto look_due = clock.steady();
             while (!is_stopping()) {
-                const auto now = clock.steady();
-                const auto rest = std::max(look_due - now, Instant::duration::zero());
+                const auto rest = std::chrono::ceil<std::chrono::milliseconds>(look_due - clock.steady());
                 std::set<std::size_t> streams;
                 for (const auto& notification :
-                     connection.notifications(std::chrono::duration_cast<std::chrono::milliseconds>(rest))) {
+                     connection.notifications(std::clamp(rest, std::chrono::milliseconds(0), kStopCheck))) {
                     const auto* stream = schemas::find_stream(notification.payload);
                     if (stream != nullptr) streams.insert(index_of(*stream));
                 }
                 if (clock.steady() >= look_due) {
                     read_streams(connection);
-                    for (std::size_t i = 0; i < schemas::catalogue().size(); ++i) streams.insert(i);
+                    for (std::size_t i = 0; i < schemas::catalogue().size(); ++i)
+                        streams.insert(i);
                     look_due = clock.steady() + options.poll_interval;
                 }
-                for (const auto stream : streams) read_progress(connection, stream);
+                for (const auto stream : streams)
+                    read_progress(connection, stream);
                 set_listening(true);
                 if (std::exchange(reported, false)) log::info("database_back");
                 backoff.reset();
@@ -222,12 +231,15 @@ void ProgressWatch::State::listen() {
     }
 }
 
-/// The asker's loop: learn the logs' identities from the logs themselves, and the logs' ends whenever a waiting read needs them.
+/// The asker's loop: learn the logs' identities from the logs themselves, and the logs' ends whenever a waiting read
+/// needs them.
 void ProgressWatch::State::ask() {
     kafka::Admin admin(options.brokers, options.kafka_properties, options.broker_timeout);
-    base::Backoff backoff(kFirstPause, kLongestPause, static_cast<std::uint64_t>(clock.now().time_since_epoch().count()) + 1);
-    std::set<std::size_t> unread;                       // streams whose identity has not been read from their log yet
-    for (std::size_t i = 0; i < schemas::catalogue().size(); ++i) unread.insert(i);
+    base::Backoff backoff(kFirstPause, kLongestPause,
+                          static_cast<std::uint64_t>(clock.now().time_since_epoch().count()) + 1);
+    std::set<std::size_t> unread;  // streams whose identity has not been read from their log yet
+    for (std::size_t i = 0; i < schemas::catalogue().size(); ++i)
+        unread.insert(i);
     bool reported = false;
     while (true) {
         std::optional<WaitingRoom::Question> question;
@@ -249,7 +261,7 @@ void ProgressWatch::State::ask() {
             if (std::exchange(reported, false)) log::info("broker_back");
             if (unread.empty()) {
                 backoff.reset();
-            } else if (pause(backoff.next())) {         // the topics are being made, or will be
+            } else if (pause(backoff.next())) {  // the topics are being made, or will be
                 return;
             }
         } catch (const kafka::Error& error) {
@@ -265,8 +277,10 @@ void ProgressWatch::State::ask() {
     }
 }
 
-void ProgressWatch::State::answer(kafka::Admin& admin, const WaitingRoom::Question& question, schemas::Timestamp asked_at) {
-    const auto ends = admin.end_offsets(std::string(schemas::catalogue()[question.stream].topic), facts[question.stream].log.partitions());
+void ProgressWatch::State::answer(kafka::Admin& admin, const WaitingRoom::Question& question,
+                                  schemas::Timestamp asked_at) {
+    const auto ends = admin.end_offsets(std::string(schemas::catalogue()[question.stream].topic),
+                                        facts[question.stream].log.partitions());
     WaitingRoom::Calls calls;
     {
         const std::lock_guard lock(mutex);
@@ -326,7 +340,9 @@ std::size_t ProgressWatch::index_of(const schemas::Stream& stream) noexcept {
     return static_cast<std::size_t>(&stream - schemas::catalogue().data());
 }
 
-const StreamLog& ProgressWatch::log(std::size_t stream) const noexcept { return state_->facts[stream].log; }
+const StreamLog& ProgressWatch::log(std::size_t stream) const noexcept {
+    return state_->facts[stream].log;
+}
 
 std::optional<schemas::Timestamp> ProgressWatch::as_of(std::size_t stream) const noexcept {
     const auto microseconds = state_->facts[stream].as_of.load(std::memory_order_relaxed);
@@ -368,9 +384,11 @@ void ProgressWatch::release() {
 
 std::optional<std::string> ProgressWatch::trouble() const {
     const std::lock_guard lock(state_->mutex);
-    if (!state_->listening) return "postgres: not connected, or the tables are not there; run tidemark-consumer migrate";
+    if (!state_->listening)
+        return "postgres: not connected, or the tables are not there; run tidemark-consumer migrate";
     if (!state_->migrated) return "postgres: not every stream has its tables; run tidemark-consumer migrate";
-    if (!state_->other_log.empty()) return "kafka: the topic " + state_->other_log + " is not the log that the tables were made from";
+    if (!state_->other_log.empty())
+        return "kafka: the topic " + state_->other_log + " is not the log that the tables were made from";
     if (!state_->knows_every_log()) return "kafka: the identity of the logs is not known yet";
     return std::nullopt;
 }

@@ -43,11 +43,12 @@ std::string link_of(const http::Request& request) {
     return link.append("cursor=");
 }
 
-/// FNV-1a, finished with a mixer as its upper bits alone are weak. An entity tag tells versions of one resource apart; nobody
-/// gains by making two equal.
+/// FNV-1a, finished with a mixer as its upper bits alone are weak. An entity tag tells versions of one resource apart;
+/// nobody gains by making two equal.
 std::uint64_t hash(std::string_view text, std::uint64_t seed) noexcept {
     std::uint64_t value = 14695981039346656037ULL ^ seed;
-    for (const char c : text) value = (value ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+    for (const char c : text)
+        value = (value ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
     value ^= value >> 33U;
     value *= 0xff51afd7ed558ccdULL;
     value ^= value >> 33U;
@@ -82,30 +83,46 @@ bool has_one_generation(const Reads::Look& look) {
 
 }  // namespace
 
+void add_read(http::Router& router, std::string path, Reads& reads,
+              void (*handler)(Reads&, const http::Request&, http::Reply)) {
+    router.add({.method = http::Method::get,
+                .path = std::move(path),
+                .handler = [&reads, handler](const http::Request& request, http::Reply reply) {
+                    handler(reads, request, std::move(reply));
+                }});
+}
+
 std::string make_etag(std::int32_t generation, Media media, std::string_view body) {
-    const auto seed = (static_cast<std::uint64_t>(static_cast<std::uint32_t>(generation)) << 8U) | static_cast<std::uint64_t>(media);
+    const auto seed =
+        (static_cast<std::uint64_t>(static_cast<std::uint32_t>(generation)) << 8U) | static_cast<std::uint64_t>(media);
     return quote(hash(body, seed * 0x9e3779b97f4a7c15ULL), "");
 }
 
-std::string make_weak_etag(std::string_view text) { return quote(hash(text, 0), "W/"); }
+std::string make_weak_etag(std::string_view text) {
+    return quote(hash(text, 0), "W/");
+}
 
 std::shared_ptr<Read> Reads::begin(const http::Request& request, http::Reply reply, const Query& query,
-                                   const schemas::Stream& stream, std::span<const Media> offered, schemas::Violations violations) {
+                                   const schemas::Stream& stream, std::span<const Media> offered,
+                                   schemas::Violations violations) {
     auto read = std::make_shared<Read>();
     read->reply = std::move(reply);
     read->trace = trace_of(request);
     read->stream = ProgressWatch::index_of(stream);
     read->wishes = read_wishes(request, query, violations);
     std::vector<schemas::TokenPart> parts;
-    if (!read->wishes.at_least.empty()) parts = parts_of_stream(read->wishes.at_least, stream.name, "?at_least", violations);
+    if (!read->wishes.at_least.empty())
+        parts = parts_of_stream(read->wishes.at_least, stream.name, "?at_least", violations);
     if (!violations.empty()) {
-        send_problem(read->reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)}, read->trace);
+        send_problem(read->reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)},
+                     read->trace);
         return nullptr;
     }
     const auto media = choose_media(joined_fields(request, "accept"), offered);
     if (!media) {
         std::string detail = "this route answers with ";
-        for (const auto offer : offered) detail.append(offer == offered.front() ? "" : ", ").append(content_type(offer));
+        for (const auto offer : offered)
+            detail.append(offer == offered.front() ? "" : ", ").append(content_type(offer));
         send_problem(read->reply, {.type = &problems::kNotAcceptable, .detail = std::move(detail)}, read->trace);
         return nullptr;
     }
@@ -120,7 +137,9 @@ std::shared_ptr<Read> Reads::begin(const http::Request& request, http::Reply rep
 
 bool Reads::demand(Read& read, const std::vector<schemas::TokenPart>& parts, std::string_view pointer) const {
     if (watch_.log(read.stream).hash().empty()) {
-        send_problem(read.reply, {.type = &problems::kUnavailable, .detail = "it is not known yet how far the tables are"}, read.trace);
+        send_problem(read.reply,
+                     {.type = &problems::kUnavailable, .detail = "it is not known yet how far the tables are"},
+                     read.trace);
         return false;
     }
     read.token_pointer = pointer;
@@ -129,7 +148,9 @@ bool Reads::demand(Read& read, const std::vector<schemas::TokenPart>& parts, std
             read.wish.at_least.push_back(part.position);
             continue;
         }
-        send_problem(read.reply, {.type = &problems::kTokenUnknown, .violations = {{std::string(pointer), "is of another log"}}}, read.trace);
+        send_problem(read.reply,
+                     {.type = &problems::kTokenUnknown, .violations = {{std::string(pointer), "is of another log"}}},
+                     read.trace);
         return false;
     }
     return true;
@@ -144,30 +165,36 @@ void Reads::when_fresh(std::shared_ptr<Read> read, std::function<void()> then) {
     read->reply.extend_deadline(static_cast<std::uint32_t>((wait + kBeyondWait).count()));
     auto wish = read->wish;
     const auto stream = read->stream;
-    watch_.wait(stream, std::move(wish), wait, [this, read = std::move(read), then = std::move(then)](const WaitOutcome& outcome) {
-        switch (outcome.waited) {
-            case Waited::satisfied:
-                read->proven_as_of = outcome.as_of;
-                then();
-                return;
-            case Waited::stale:
-                if (read->wishes.lenient) {
+    watch_.wait(
+        stream, std::move(wish), wait,
+        [this, read = std::move(read), then = std::move(then)](const WaitOutcome& outcome) {
+            switch (outcome.waited) {
+                case Waited::satisfied:
+                    read->proven_as_of = outcome.as_of;
                     then();
                     return;
-                }
-                send_problem(read->reply, {.type = &problems::kStale, .detail = stale_detail(*read, watch_.as_of(read->stream))},
-                             read->trace);
-                return;
-            case Waited::token_unknown:
-                send_problem(read->reply,
-                             {.type = &problems::kTokenUnknown, .violations = {{std::string(read->token_pointer), "lies beyond the end of the log"}}},
-                             read->trace);
-                return;
-            case Waited::crowded:
-                send_problem(read->reply, {.type = &problems::kOverloaded, .detail = "too many reads are waiting already"}, read->trace);
-                return;
-        }
-    });
+                case Waited::stale:
+                    if (read->wishes.lenient) {
+                        then();
+                        return;
+                    }
+                    send_problem(read->reply,
+                                 {.type = &problems::kStale, .detail = stale_detail(*read, watch_.as_of(read->stream))},
+                                 read->trace);
+                    return;
+                case Waited::token_unknown:
+                    send_problem(read->reply,
+                                 {.type = &problems::kTokenUnknown,
+                                  .violations = {{std::string(read->token_pointer), "lies beyond the end of the log"}}},
+                                 read->trace);
+                    return;
+                case Waited::crowded:
+                    send_problem(read->reply,
+                                 {.type = &problems::kOverloaded, .detail = "too many reads are waiting already"},
+                                 read->trace);
+                    return;
+            }
+        });
 }
 
 bool Reads::query(const pg::Statement& statement, pg::Params params, pg::QueryCallback then) {
@@ -176,13 +203,14 @@ bool Reads::query(const pg::Statement& statement, pg::Params params, pg::QueryCa
         ++under_way_;
     }
     const auto done = [this] {
-        const std::lock_guard lock(mutex_);             // held while notifying, as the waiter may destroy both
+        const std::lock_guard lock(mutex_);  // held while notifying, as the waiter may destroy both
         if (--under_way_ == 0) idle_.notify_all();
     };
-    const bool taken = pool_.submit(statement, std::move(params), [done, then = std::move(then)](pg::QueryResult result) {
-        then(std::move(result));
-        done();
-    });
+    const bool taken =
+        pool_.submit(statement, std::move(params), [done, then = std::move(then)](pg::QueryResult result) {
+            then(std::move(result));
+            done();
+        });
     if (!taken) done();
     return taken;
 }
@@ -200,8 +228,9 @@ void Reads::run(const pg::Statement& statement, std::function<pg::Params()> para
     // Copies, as the pool may refuse the call and then the caller must still be answered.
     const auto on_result = [this, &statement, params, then, runs_left](pg::QueryResult result) {
         if (result.error) {
-            if (result.error->failure() == pg::Failure::bug) report_bug(statement, *result.error);
-            then(&problems::kUnavailable);
+            const bool is_bug = result.error->failure() == pg::Failure::bug;
+            if (is_bug) report_bug(statement, *result.error);
+            then(is_bug ? &problems::kInternal : &problems::kUnavailable);
             return;
         }
         try {
@@ -222,28 +251,42 @@ void Reads::run(const pg::Statement& statement, std::function<pg::Params()> para
 }
 
 void Reads::report_bug(const pg::Statement& statement, const std::exception& error) {
-    if (bug_reported_.exchange(true)) return;
+    {
+        const std::lock_guard lock(mutex_);
+        if (!reported_.insert(statement.name).second) return;
+    }
     base::log::error("statement_is_wrong", {{"statement", statement.name}, {"error", error.what()}});
+}
+
+void Reads::fail(Read& read, const ProblemType& problem) {
+    std::string detail;
+    if (&problem == &problems::kUnavailable) detail = "the tables could not be read in time";
+    if (&problem == &problems::kOverloaded) detail = "too many reads are under way";
+    send_problem(read.reply, {.type = &problem, .detail = std::move(detail)}, read.trace);
 }
 
 void Reads::answer(std::shared_ptr<Read> read, Question question) {
     when_fresh(read, [this, read, question = std::move(question)] {
-        look(question.statement, question.params, [this, read, render = question.render](std::variant<Look, const ProblemType*> looked) {
-            if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
-                send_problem(read->reply, {.type = *problem}, read->trace);
-                return;
-            }
-            const auto& found = std::get<Look>(looked);
-            const auto answer = render(found, *read);
-            const auto fresh = freshness(*read, found.progress);
-            if (!answer.missing.empty()) {
-                std::string lines;
-                append_freshness(lines, fresh);
-                send_problem(read->reply, {.type = &problems::kUnknownEntity, .detail = std::string(answer.missing)}, read->trace, lines);
-                return;
-            }
-            send(*read, answer.body, make_etag(found.progress.generation, read->media, answer.body), fresh, answer.next_cursor);
-        });
+        look(question.statement, question.params,
+             [this, read, render = question.render](std::variant<Look, const ProblemType*> looked) {
+                 if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
+                     fail(*read, **problem);
+                     return;
+                 }
+                 const auto& found = std::get<Look>(looked);
+                 const auto answer = render(found, *read);
+                 const auto fresh = freshness(*read, found.progress);
+                 if (!answer.missing.empty()) {
+                     std::string lines;
+                     append_freshness(lines, fresh);
+                     send_problem(read->reply,
+                                  {.type = &problems::kUnknownEntity, .detail = std::string(answer.missing)},
+                                  read->trace, lines);
+                     return;
+                 }
+                 send(*read, answer.body, make_etag(found.progress.generation, read->media, answer.body), fresh,
+                      answer.next_cursor);
+             });
     });
 }
 
@@ -274,12 +317,14 @@ void Reads::append_freshness(std::string& lines, const Freshness& fresh) const {
     if (!fresh.position.empty()) lines.append("Applied-Position: ").append(fresh.position).append("\r\n");
 }
 
-void Reads::send(Read& read, std::string_view body, std::string_view etag, const Freshness& fresh, std::string_view next_cursor) const {
+void Reads::send(Read& read, std::string_view body, std::string_view etag, const Freshness& fresh,
+                 std::string_view next_cursor) const {
     std::string lines;
     append_freshness(lines, fresh);
     lines.append("ETag: ").append(etag).append("\r\nCache-Control: no-cache\r\n");
     if (!read.next_link.empty()) lines.append("Vary: Accept\r\n");
-    if (!next_cursor.empty()) lines.append("Link: <").append(read.next_link).append(next_cursor).append(">; rel=\"next\"\r\n");
+    if (!next_cursor.empty())
+        lines.append("Link: <").append(read.next_link).append(next_cursor).append(">; rel=\"next\"\r\n");
     if (!read.if_none_match.empty() && names_etag(read.if_none_match, etag)) {
         read.reply.send(304, {}, lines, {});
         return;

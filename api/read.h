@@ -6,17 +6,19 @@
 #include "api/request.h"
 #include "infra/base/clock.h"
 #include "infra/http/message.h"
+#include "infra/http/router.h"
 #include "infra/postgres/query.h"
 #include "infra/postgres/query_pool.h"
 #include "schemas/catalogue.h"
 
-#include <atomic>
+#include <array>
 #include <condition_variable>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,49 +34,51 @@ struct Read {
     std::size_t stream = 0;
     Wishes wishes;
     std::string if_none_match;
-    Wish wish;                                          ///< of its stream
-    std::string_view token_pointer;                     ///< where the wish's positions came from
+    Wish wish;                       ///< of its stream
+    std::string_view token_pointer;  ///< where the wish's positions came from
     Media media = Media::json;
-    std::string entity;                                 ///< the record key whose partition's freshness the answer has; empty: all partitions'
-    std::string next_link;                              ///< target of the next page up to the cursor's value
-    std::optional<schemas::Timestamp> proven_as_of;     ///< by the wait: see WaitOutcome
+    std::string entity;     ///< the record key whose partition's freshness the answer has; empty: all partitions'
+    std::string next_link;  ///< target of the next page up to the cursor's value
+    std::optional<schemas::Timestamp> proven_as_of;  ///< by the wait: see WaitOutcome
 };
 
 /// What a handler makes of the rows: a body, or the 404 that they come to.
 struct Found {
     std::string body{};
-    std::string next_cursor{};                          ///< of a list with more pages
-    std::string_view missing{};                         ///< not empty: there is no such thing, and this says so
+    std::string next_cursor{};   ///< of a list with more pages
+    std::string_view missing{};  ///< not empty: there is no such thing, and this says so
 };
 
 /// How fresh an answer is, as its headers say it.
 struct Freshness {
     std::optional<schemas::Timestamp> as_of;
-    std::string position;                               ///< tokens; empty while nothing was applied
+    std::string position;  ///< tokens; empty while nothing was applied
 };
 
-/// What all reads have in common: freshness, waiting, conditional requests, media types, lists. One for the program; any
-/// thread. What it is made of must outlive it, and it every read.
+/// What all reads have in common: freshness, waiting, conditional requests, media types, lists. One for the program;
+/// any thread. What it is made of must outlive it, and it every read.
 ///
-/// Every statement ends with a row of `part` 0 out of the stream's api_progress and names only relations of one live schema; its
-/// rows start with (part, generation). A statement over two relations may meet a swap of generations between
-/// their names being looked up: then the generations differ, and it is run again.
+/// Every statement ends with a row of `part` 0 out of the stream's api_progress and names only relations of one live
+/// schema; its rows start with (part, generation). A statement over two relations may meet a swap of generations
+/// between their names being looked up: then the generations differ, and it is run again.
 class Reads {
 public:
-    Reads(pg::QueryPool& pool, ProgressWatch& watch, const base::Clock& clock) noexcept : pool_(pool), watch_(watch), clock_(clock) {}
+    Reads(pg::QueryPool& pool, ProgressWatch& watch, const base::Clock& clock) noexcept
+        : pool_(pool), watch_(watch), clock_(clock) {}
     ~Reads() { wait_idle(); }
     Reads(const Reads&) = delete;
     Reads& operator=(const Reads&) = delete;
 
     static constexpr std::string_view kAtLeast = "at_least";
 
-    /// Takes what all reads take of a request. Null when it was answered already: with `violations`, whoever found them, or
-    /// because no offered media type is acceptable.
-    std::shared_ptr<Read> begin(const http::Request& request, http::Reply reply, const Query& query, const schemas::Stream& stream,
-                                std::span<const Media> offered, schemas::Violations violations);
+    /// Takes what all reads take of a request. Null when it was answered already: with `violations`, whoever found
+    /// them, or because no offered media type is acceptable.
+    std::shared_ptr<Read> begin(const http::Request& request, http::Reply reply, const Query& query,
+                                const schemas::Stream& stream, std::span<const Media> offered,
+                                schemas::Violations violations);
 
-    /// Adds a token's parts, all of the read's stream, to what the read waits for. False when it was answered instead: the parts are
-    /// of another log. `pointer`, a literal, names where they came from.
+    /// Adds a token's parts, all of the read's stream, to what the read waits for. False when it was answered instead:
+    /// the parts are of another log. `pointer`, a literal, names where they came from.
     bool demand(Read& read, const std::vector<schemas::TokenPart>& parts, std::string_view pointer) const;
 
     /// Calls `then` when the read's wish holds, or when it takes older data; answers it otherwise.
@@ -82,8 +86,8 @@ public:
 
     /// A statement of any shape; see QueryPool::submit. False: the pool is full.
     bool query(const pg::Statement& statement, pg::Params params, pg::QueryCallback then);
-    /// Waits until no query is under way: before the handlers that they come back to are gone. For when the server has drained
-    /// and the watch lets nobody wait any more. As long as the pool's query time-out.
+    /// Waits until no query is under way: before the handlers that they come back to are gone. For when the server has
+    /// drained and the watch lets nobody wait any more. As long as the pool's query time-out.
     void wait_idle();
 
     /// The rows but the last, which is `progress`.
@@ -96,9 +100,12 @@ public:
     /// Runs a statement as described above. `then` is called once, maybe before this returns, and must not block.
     void look(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then);
 
+    /// Answers a read whose look came to nothing.
+    static void fail(Read& read, const ProblemType& problem);
+
     struct Question {
         const pg::Statement& statement;
-        std::function<pg::Params()> params;             ///< called again for each run
+        std::function<pg::Params()> params;  ///< called again for each run
         std::function<Found(const Look&, const Read&)> render;
     };
     /// The whole of a plain read: when_fresh, look, render, send.
@@ -108,9 +115,10 @@ public:
     /// Data-As-Of, Age and Applied-Position.
     void append_freshness(std::string& header_lines, const Freshness& freshness) const;
     /// Answers 200 or 304 with `etag` (quoted, maybe weak).
-    void send(Read& read, std::string_view body, std::string_view etag, const Freshness& freshness, std::string_view next_cursor = {}) const;
+    void send(Read& read, std::string_view body, std::string_view etag, const Freshness& freshness,
+              std::string_view next_cursor = {}) const;
 
-    /// Logs that a statement or its rows are not what the program was written for; once, as what is wrong with one is with all.
+    /// Logs that a statement or its rows are not what the program was written for; once for each statement.
     void report_bug(const pg::Statement& statement, const std::exception& error);
 
     [[nodiscard]] ProgressWatch& watch() const noexcept { return watch_; }
@@ -118,14 +126,23 @@ public:
 
 private:
     void run(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then, int runs_left);
+
     pg::QueryPool& pool_;
     ProgressWatch& watch_;
     const base::Clock& clock_;
-    std::atomic<bool> bug_reported_{false};
-    std::mutex mutex_;                                  // guards the next
-    std::size_t under_way_ = 0;                         // queries whose callback has not returned
+    std::mutex mutex_;                     // guards the next two
+    std::set<std::string_view> reported_;  // statements that report_bug has named
+    std::size_t under_way_ = 0;            // queries whose callback has not returned
     std::condition_variable idle_;
 };
+
+/// Adds a GET route whose handler works with `reads`, which must outlive the router.
+void add_read(http::Router& router, std::string path, Reads& reads,
+              void (*handler)(Reads&, const http::Request&, http::Reply));
+
+/// What reads answer with: one entity, or a list of them.
+inline constexpr std::array kEntityMedia{Media::json};
+inline constexpr std::array kListMedia{Media::json, Media::csv, Media::ndjson};
 
 /// A strong entity tag over everything that makes two representations differ.
 std::string make_etag(std::int32_t generation, Media media, std::string_view body);

@@ -17,8 +17,10 @@ using schemas::Violations;
 constexpr std::size_t kMaxIdempotencyKey = 128;
 
 std::string_view trim(std::string_view text) noexcept {
-    while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-    while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+    while (!text.empty() && (text.front() == ' ' || text.front() == '\t'))
+        text.remove_prefix(1);
+    while (!text.empty() && (text.back() == ' ' || text.back() == '\t'))
+        text.remove_suffix(1);
     return text;
 }
 
@@ -48,14 +50,16 @@ std::pair<std::string_view, std::string_view> split_directive(std::string_view d
 
 /// Digits only. More than fits is the largest there is, as RFC 9111 wants for ages.
 std::optional<std::int64_t> read_digits(std::string_view text) noexcept {
-    if (text.empty() || !std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
+    if (text.empty() || !std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; }))
+        return std::nullopt;
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     return error == std::errc::result_out_of_range ? std::numeric_limits<std::int64_t>::max() : value;
 }
 
 void violate(Violations& violations, std::string pointer, std::string detail) {
-    if (violations.size() < schemas::json::kMaxViolations) violations.push_back({std::move(pointer), std::move(detail)});
+    if (violations.size() < schemas::json::kMaxViolations)
+        violations.push_back({std::move(pointer), std::move(detail)});
 }
 
 /// A quality in thousandths; nullopt when malformed.
@@ -77,7 +81,8 @@ int specificity(std::string_view range, std::string_view type) noexcept {
     if (http::equal_ignoring_case(range, type)) return 3;
     if (range == "*/*") return 1;
     const auto slash = type.find('/') + 1;
-    return range.size() == slash + 1 && range.ends_with("/*") && http::equal_ignoring_case(range.substr(0, slash), type.substr(0, slash))
+    return range.size() == slash + 1 && range.ends_with("/*") &&
+                   http::equal_ignoring_case(range.substr(0, slash), type.substr(0, slash))
                ? 2
                : 0;
 }
@@ -103,11 +108,6 @@ std::optional<std::string> read_hex(std::string_view digits) {
     }
     return bytes;
 }
-
-/// The last instant that is written in four digits of a year, and the first: what Postgres and our texts both know.
-constexpr schemas::Timestamp kEndOfTime{std::chrono::sys_days{std::chrono::year{9999} / 12 / 31} + std::chrono::days{1} -
-                                        std::chrono::microseconds{1}};
-constexpr schemas::Timestamp kStartOfTime{std::chrono::sys_days{std::chrono::year{1} / 1 / 1}};
 
 /// The first multiple of `step` since the epoch at or after `instant`, kept within the instants that there are.
 schemas::Timestamp ceil_to_step(schemas::Timestamp instant, std::chrono::seconds step) noexcept {
@@ -153,16 +153,20 @@ std::optional<schemas::Timestamp> Query::instant(std::string_view name, Violatio
     if (!text) return std::nullopt;
     const auto instant = schemas::parse_query_instant(*text);
     if (!instant) {
-        violate(violations, "?" + std::string(name), "must be an instant with an offset, like 2026-11-20T10:00:03.217Z");
+        violate(violations, "?" + std::string(name),
+                "must be an instant with an offset, like 2026-11-20T10:00:03.217Z");
     }
     return instant;
 }
 
 std::string_view content_type(Media media) noexcept {
     switch (media) {
-        case Media::csv: return "text/csv; charset=utf-8; header=present";
-        case Media::ndjson: return "application/x-ndjson";
-        case Media::json: break;
+        case Media::csv:
+            return "text/csv; charset=utf-8; header=present";
+        case Media::ndjson:
+            return "application/x-ndjson";
+        case Media::json:
+            break;
     }
     return "application/json";
 }
@@ -213,13 +217,15 @@ Wishes read_wishes(const http::Request& request, const Query& query, Violations&
                 if (!http::equal_ignoring_case(directive, "max-age")) continue;
                 // A year is older than any answer, and stays far from where instants overflow.
                 constexpr std::int64_t kYear = 366LL * 24 * 3600;
-                if (const auto seconds = read_digits(argument)) wishes.max_age = std::chrono::seconds(std::min(*seconds, kYear));
+                if (const auto seconds = read_digits(argument))
+                    wishes.max_age = std::chrono::seconds(std::min(*seconds, kYear));
             }
         } else if (http::equal_ignoring_case(name, "prefer")) {
             for (auto rest = value; !rest.empty();) {
                 auto preference = take(rest, ',');
                 const auto [token, argument] = split_directive(take(preference, ';'));
-                if (http::equal_ignoring_case(token, "handling")) wishes.lenient = http::equal_ignoring_case(argument, "lenient");
+                if (http::equal_ignoring_case(token, "handling"))
+                    wishes.lenient = http::equal_ignoring_case(argument, "lenient");
                 if (!http::equal_ignoring_case(token, "wait")) continue;
                 if (const auto seconds = read_digits(argument)) {
                     wishes.wait = std::chrono::seconds(std::min<std::int64_t>(*seconds, Wishes::kMaxWait.count()));
@@ -251,7 +257,8 @@ std::vector<schemas::TokenPart> parts_of_stream(const std::vector<schemas::Token
             same->position.offset = std::max(same->position.offset, part.position.offset);
         }
     }
-    if (found.empty()) violate(violations, std::string(pointer), "names no position of the stream " + std::string(stream));
+    if (found.empty())
+        violate(violations, std::string(pointer), "names no position of the stream " + std::string(stream));
     return found;
 }
 
@@ -277,7 +284,8 @@ Page read_page(const Query& query, char kind, Violations& violations) {
     if (const auto text = query.get("cursor")) {
         if (!text->empty() && text->front() == kind) page.after = read_hex(text->substr(1));
         // It came out of a sort key, so one that is no UTF-8 was never ours.
-        if (page.after && (!schemas::json::is_utf8(*page.after) || page.after->find('\0') != std::string::npos)) page.after.reset();
+        if (page.after && (!schemas::json::is_utf8(*page.after) || page.after->find('\0') != std::string::npos))
+            page.after.reset();
         if (!page.after) violate(violations, "?cursor", "is not a cursor of this list");
     }
     return page;
@@ -347,7 +355,8 @@ std::optional<std::string> after_prefix(std::string_view prefix) {
     while (!bound.empty()) {
         // The last character, as a code point; byte order of UTF-8 is the order of code points.
         std::size_t start = bound.size() - 1;
-        while (start > 0 && (static_cast<unsigned char>(bound[start]) & 0xC0U) == 0x80U) --start;
+        while (start > 0 && (static_cast<unsigned char>(bound[start]) & 0xC0U) == 0x80U)
+            --start;
         const auto lead = static_cast<unsigned char>(bound[start]);
         std::uint32_t point = lead < 0x80 ? lead : lead & (lead >= 0xF0 ? 0x07U : lead >= 0xE0 ? 0x0FU : 0x1FU);
         for (std::size_t i = start + 1; i < bound.size(); ++i) {
@@ -356,7 +365,9 @@ std::optional<std::string> after_prefix(std::string_view prefix) {
         bound.resize(start);
         if (point == 0x10FFFF) continue;
         point = point == 0xD7FF ? 0xE000 : point + 1;  // surrogates are no characters
-        const auto tail = [&](unsigned shift) { bound.push_back(static_cast<char>(0x80U | ((point >> shift) & 0x3FU))); };
+        const auto tail = [&](unsigned shift) {
+            bound.push_back(static_cast<char>(0x80U | ((point >> shift) & 0x3FU)));
+        };
         if (point < 0x80) {
             bound.push_back(static_cast<char>(point));
         } else if (point < 0x800) {

@@ -10,7 +10,7 @@
 namespace tidemark::api {
 
 struct Telemetry::Slot {
-    const char* route;                                      // templates live as long as the router, so the address names one
+    const char* route;  // templates live as long as the router, so the address names one
     http::Method method;
     int status;
     base::Metrics::Histogram* histogram;
@@ -26,9 +26,11 @@ Telemetry::Telemetry(base::Metrics& metrics)
       reads_waiting_(metrics.gauge("tidemark_reads_waiting", "Reads that wait for fresher tables")),
       queries_queued_(metrics.gauge("tidemark_queries_queued", "Queries that wait for a database connection")),
       broker_up_(metrics.gauge("tidemark_dependency_up", "1 while the dependency answers", {{"dependency", "kafka"}})),
-      database_up_(metrics.gauge("tidemark_dependency_up", "1 while the dependency answers", {{"dependency", "postgres"}})) {
+      database_up_(
+          metrics.gauge("tidemark_dependency_up", "1 while the dependency answers", {{"dependency", "postgres"}})) {
     const auto outcome = [&](const char* name) {
-        return Follower{&metrics.counter("tidemark_publish_outcomes_total", "What became of the events that requests asked to be written",
+        return Follower{&metrics.counter("tidemark_publish_outcomes_total",
+                                         "What became of the events that requests asked to be written",
                                          {{"outcome", name}})};
     };
     accepted_ = outcome("accepted");
@@ -37,30 +39,36 @@ Telemetry::Telemetry(base::Metrics& metrics)
     unknown_ = outcome("unknown");
     too_large_ = outcome("too_large");
     const auto late = [&](const char* fate) {
-        return Follower{&metrics.counter("tidemark_publish_late_total", "Events answered as unknown whose fate came to be known", {{"fate", fate}})};
+        return Follower{&metrics.counter("tidemark_publish_late_total",
+                                         "Events answered as unknown whose fate came to be known", {{"fate", fate}})};
     };
     late_persisted_ = late("persisted");
     late_lost_ = late("lost");
-    purges_ = {&metrics.counter("tidemark_publish_purges_total", "Times the producer's queue was given back at a deadline")};
+    purges_ = {
+        &metrics.counter("tidemark_publish_purges_total", "Times the producer's queue was given back at a deadline")};
     connections_ = {&metrics.counter("tidemark_http_connections_total", "HTTP connections accepted")};
     const auto refused = [&](const char* reason) {
-        return Follower{&metrics.counter("tidemark_http_refused_total", "Connections and requests that the server turned away by itself",
+        return Follower{&metrics.counter("tidemark_http_refused_total",
+                                         "Connections and requests that the server turned away by itself",
                                          {{"reason", reason}})};
     };
     shed_ = refused("shed");
     malformed_ = refused("malformed");
     deadline_ = refused("deadline");
-    dropped_replies_ = {&metrics.counter("tidemark_http_dropped_replies_total", "Requests that a handler left unanswered: bugs")};
+    dropped_replies_ = {
+        &metrics.counter("tidemark_http_dropped_replies_total", "Requests that a handler left unanswered: bugs")};
     const auto lookup = [&](const char* result) {
-        return Follower{&metrics.counter("tidemark_vehicle_cache_lookups_total", "Lookups in the cache of vehicle states", {{"result", result}})};
+        return Follower{&metrics.counter("tidemark_vehicle_cache_lookups_total",
+                                         "Lookups in the cache of vehicle states", {{"result", result}})};
     };
     cache_hits_ = lookup("hit");
     cache_misses_ = lookup("miss");
     cache_joins_ = lookup("joined");
     for (const auto& stream : schemas::catalogue()) {
-        lag_.push_back(&metrics.gauge("tidemark_stream_lag_seconds",
-                                      "Age of the instant up to which a stream's tables are complete; infinite while not known",
-                                      {{"stream", std::string(stream.name)}}));
+        lag_.push_back(
+            &metrics.gauge("tidemark_stream_lag_seconds",
+                           "Age of the instant up to which a stream's tables are complete; infinite while not known",
+                           {{"stream", std::string(stream.name)}}));
     }
 }
 
@@ -109,8 +117,8 @@ base::Metrics::Histogram* Telemetry::find(const http::Exchange& exchange) noexce
     const auto matches = [&](const Slot& slot) {
         return slot.route == exchange.route.data() && slot.method == exchange.method && slot.status == exchange.status;
     };
-    const auto mixed = std::hash<const void*>{}(exchange.route.data()) / 16 + static_cast<std::size_t>(exchange.status) * 31 +
-                       static_cast<std::size_t>(exchange.method);
+    const auto mixed = std::hash<const void*>{}(exchange.route.data()) / 16 +
+                       static_cast<std::size_t>(exchange.status) * 31 + static_cast<std::size_t>(exchange.method);
     for (std::size_t probe = 0; probe < kSlots; ++probe) {
         auto& place = slots_[(mixed + probe) & (kSlots - 1)];
         const auto* slot = place.load(std::memory_order_acquire);
@@ -127,11 +135,12 @@ base::Metrics::Histogram* Telemetry::find(const http::Exchange& exchange) noexce
                 {{"method", std::string(http::to_string(exchange.method))},
                  {"path", exchange.route.empty() ? std::string("unmatched") : std::string(exchange.route)},
                  {"status_code", std::to_string(exchange.status)}});
-            owned_.push_back(std::make_unique<Slot>(Slot{exchange.route.data(), exchange.method, exchange.status, &histogram}));
+            owned_.push_back(
+                std::make_unique<Slot>(Slot{exchange.route.data(), exchange.method, exchange.status, &histogram}));
             place.store(owned_.back().get(), std::memory_order_release);
             return &histogram;
         } catch (const std::bad_alloc&) {
-            return nullptr;                                 // an exchange uncounted is better than a server dead
+            return nullptr;  // an exchange uncounted is better than a server dead
         }
     }
     return nullptr;

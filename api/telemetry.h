@@ -16,7 +16,8 @@
 
 namespace tidemark::api {
 
-/// The program's metrics. Names and labels are API: a golden test holds them. One for the program; `observe` is for any thread.
+/// The program's metrics. Names and labels are API: a golden test holds them. One for the program; `observe` is for any
+/// thread.
 class Telemetry {
 public:
     /// `metrics` must outlive it.
@@ -25,8 +26,8 @@ public:
     Telemetry(const Telemetry&) = delete;
     Telemetry& operator=(const Telemetry&) = delete;
 
-    /// One exchange into its histogram: what the server is given as its Observer. Lock-free but for the first exchange of each
-    /// route, method and status.
+    /// One exchange into its histogram: what the server is given as its Observer. Lock-free but for the first exchange
+    /// of each route, method and status.
     void observe(const http::Exchange& exchange) noexcept;
 
     /// What other objects count for themselves, read off them before each scrape.
@@ -38,7 +39,7 @@ public:
         std::size_t queries_queued = 0;
         bool broker_up = false;
         bool database_up = false;
-        std::vector<std::optional<double>> lag_seconds;     ///< by place in the catalogue; nullopt: not known
+        std::vector<std::optional<double>> lag_seconds;  ///< by place in the catalogue; nullopt: not known
     };
     /// One thread at a time.
     void refresh(const Readings& readings);
@@ -74,7 +75,7 @@ private:
     base::Metrics::Gauge& queries_queued_;
     base::Metrics::Gauge& broker_up_;
     base::Metrics::Gauge& database_up_;
-    std::vector<base::Metrics::Gauge*> lag_;                // by place in the catalogue
+    std::vector<base::Metrics::Gauge*> lag_;  // by place in the catalogue
 };
 
 }  // namespace tidemark::api

@@ -71,7 +71,8 @@ void VehicleCache::put(const Key& key, Shared entry, schemas::Timestamp wall, In
     index_.emplace(key, slots_.begin());
     counters_.bytes += bytes;
     counters_.entries = slots_.size();
-    while (slots_.size() > limits_.entries || counters_.bytes > limits_.bytes) remove_locked(std::prev(slots_.end()));
+    while (slots_.size() > limits_.entries || counters_.bytes > limits_.bytes)
+        remove_locked(std::prev(slots_.end()));
 }
 
 VehicleCache::Counters VehicleCache::counters() const {

@@ -19,8 +19,9 @@ namespace tidemark::api {
 
 struct Read;
 
-/// Answers of GET /vehicles/{id}/timestamp/{timestamp}, ready to be sent, the least recently used given up first; and the reads
-/// that wait for one to be made, so that equal ones at the same time make one query. One for the program; any thread.
+/// Answers of GET /vehicles/{id}/timestamp/{timestamp}, ready to be sent, the least recently used given up first; and
+/// the reads that wait for one to be made, so that equal ones at the same time make one query. One for the program; any
+/// thread.
 class VehicleCache {
 public:
     using Instant = std::chrono::steady_clock::time_point;
@@ -34,17 +35,17 @@ public:
     };
 
     struct Entry {
-        std::string body;                               ///< with "fromCache":true
+        std::string body;  ///< with "fromCache":true
         std::string etag;
-        std::string header_lines;                       ///< all but Age
-        schemas::Timestamp as_of{};                     ///< Data-As-Of
-        Progress progress;                              ///< of the tables it was read from
+        std::string header_lines;    ///< all but Age
+        schemas::Timestamp as_of{};  ///< Data-As-Of
+        Progress progress;           ///< of the tables it was read from
     };
     using Shared = std::shared_ptr<const Entry>;
 
     struct Limits {
         std::size_t entries = 50'000;
-        std::size_t bytes = std::size_t{64} << 20;      ///< of bodies and headers, and kOverhead for each entry
+        std::size_t bytes = std::size_t{64} << 20;  ///< of bodies and headers, and kOverhead for each entry
     };
     /// What the two indexes, the key and the allocator cost for each entry, rounded up.
     static constexpr std::size_t kOverhead = 512;
@@ -58,8 +59,8 @@ public:
     /// Null when there is none, or it is dead. Counts as a use.
     Shared find(const Key& key, Instant now);
 
-    /// As find; without an entry, `read` waits for the key from now on. `leads`: nobody else makes the answer, so the caller must,
-    /// and must land it whatever comes of it.
+    /// As find; without an entry, `read` waits for the key from now on. `leads`: nobody else makes the answer, so the
+    /// caller must, and must land it whatever comes of it.
     struct Joined {
         Shared entry;
         bool leads = false;
@@ -74,7 +75,7 @@ public:
     struct Counters {
         std::uint64_t hits = 0;
         std::uint64_t misses = 0;
-        std::uint64_t joins = 0;                        ///< misses that waited for another's query
+        std::uint64_t joins = 0;  ///< misses that waited for another's query
         std::uint64_t entries = 0;
         std::uint64_t bytes = 0;
     };
@@ -96,8 +97,8 @@ private:
     void remove_locked(Slots::iterator slot);
 
     const Limits limits_;
-    mutable std::mutex mutex_;                          // guards everything below
-    Slots slots_;                                       // most recently used first
+    mutable std::mutex mutex_;  // guards everything below
+    Slots slots_;               // most recently used first
     std::unordered_map<Key, Slots::iterator, KeyHash> index_;
     std::unordered_map<Key, std::vector<std::shared_ptr<Read>>, KeyHash> flights_;
     Counters counters_;

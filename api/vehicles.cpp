@@ -22,7 +22,9 @@ namespace vehicles = schemas::vehicles;
 using schemas::Timestamp;
 using schemas::Violations;
 
-const schemas::Stream& stream() { return *schemas::find_stream("vehicles"); }
+const schemas::Stream& stream() {
+    return *schemas::find_stream("vehicles");
+}
 
 // In each statement the last row is the progress: see Reads.
 
@@ -33,7 +35,8 @@ constexpr pg::Statement kVehicle{"vehicle", R"(
     select 0, generation, applied, as_of, null, null, null from vehicles.api_progress
     order by 1 desc)"};
 
-// As of $2, from what stood below offset $3. Part 3 is the state, 2 the newest registration by then, 1 the first one after.
+// As of $2, from what stood below offset $3. Part 3 is the state, 2 the newest registration by then, 1 the first one
+// after.
 constexpr pg::Statement kVehicleAt{"vehicle_at", R"(
     (select 3, generation, state, (extract(epoch from recorded_at) * 1000000)::bigint::text,
             (extract(epoch from occurred_at) * 1000000)::bigint::text
@@ -56,21 +59,21 @@ constexpr pg::Statement kVehicleAt{"vehicle_at", R"(
 
 // Two statements, as one with an optional filter would have one plan, which the index by state does not serve.
 constexpr pg::Statement kVehicles{"vehicles", R"(
-    (select 1 as part, generation, id::text, make, model, state, occurred_us::text, applied_us::text, id
+    (select 1 as part, generation, id::text, make, model, state, occurred_us::text, applied_us::text, id as sort_id
      from vehicles.api_vehicles where id > $1 order by vehicles.api_vehicles.id limit $2)
     union all
     select 0, generation, applied, as_of, null, null, null, null, null from vehicles.api_progress
-    order by part desc, id)"};
+    order by part desc, sort_id)"};
 
 constexpr pg::Statement kVehiclesByState{"vehicles_by_state", R"(
-    (select 1 as part, generation, id::text, make, model, state, occurred_us::text, applied_us::text, id
+    (select 1 as part, generation, id::text, make, model, state, occurred_us::text, applied_us::text, id as sort_id
      from vehicles.api_vehicles where state = $3 and id > $1 order by vehicles.api_vehicles.id limit $2)
     union all
     select 0, generation, applied, as_of, null, null, null, null, null from vehicles.api_progress
-    order by part desc, id)"};
+    order by part desc, sort_id)"};
 
-// As of $3, with state $4 or any. Looks at $5 vehicles at most, as few of them may have that state: the last row says how many
-// they were and which was the last.
+// As of $3, with state $4 or any. Looks at $5 vehicles at most, as few of them may have that state: the last row says
+// how many they were and which was the last.
 constexpr pg::Statement kVehiclesAt{"vehicles_at", R"(
     with scanned as materialized (
         select id, generation from vehicles.api_vehicles where id > $1 order by vehicles.api_vehicles.id limit $5),
@@ -95,17 +98,18 @@ constexpr pg::Statement kVehiclesAt{"vehicles_at", R"(
         where $4::text is null or changed.state = $4
         order by scanned.id limit $2)
     select 1 as part, generation, id::text, make, model, state, (extract(epoch from occurred_at) * 1000000)::bigint::text,
-           (extract(epoch from applied_at) * 1000000)::bigint::text, id
+           (extract(epoch from applied_at) * 1000000)::bigint::text, id as sort_id
     from found
     union all
     select 0, generation, applied, as_of, (select count(*)::text from scanned), (select max(id)::text from scanned), null, null, null
     from vehicles.api_progress
-    order by part desc, id)"};
+    order by part desc, sort_id)"};
 
 // Part 1 says that there is such a vehicle. ($4, $5) is the last row of the page before.
 constexpr pg::Statement kStates{"vehicle_states", R"(
     (select 2 as part, generation, state, (extract(epoch from occurred_at) * 1000000)::bigint::text as occurred_us,
-            (extract(epoch from recorded_at) * 1000000)::bigint::text, partition::text, "offset"::text, occurred_at, "offset"
+            (extract(epoch from recorded_at) * 1000000)::bigint::text, partition::text, "offset"::text,
+            occurred_at as sort_instant, "offset" as sort_offset
      from vehicles.api_vehicle_history
      where vehicle_id = $1 and kind = 'state_changed' and ($2::timestamptz is null or occurred_at >= $2)
        and ($3::timestamptz is null or occurred_at < $3)
@@ -115,7 +119,7 @@ constexpr pg::Statement kStates{"vehicle_states", R"(
     select 1, generation, make, null, null, null, null, null, null from vehicles.api_vehicles where id = $1
     union all
     select 0, generation, applied, as_of, null, null, null, null, null from vehicles.api_progress
-    order by part desc, occurred_at desc, "offset" desc)"};
+    order by part desc, sort_instant desc, sort_offset desc)"};
 
 // ($4, $5) is the last row of the page before.
 constexpr pg::Statement kWindows{"vehicle_windows", R"(
@@ -131,7 +135,8 @@ constexpr pg::Statement kWindows{"vehicle_windows", R"(
     select 0, generation, applied, as_of, null, null, null::text collate "C" from vehicles.api_progress
     order by part desc, bin_start, sort_state)"};
 
-/// As many vehicles as one page of a list at an instant looks at: some 10 us each, so well below the statement's time-out.
+/// As many vehicles as one page of a list at an instant looks at: some 10 us each, so well below the statement's
+/// time-out.
 constexpr std::int64_t kMaxScanned = 10'000;
 
 /// An answer may not be older than a minute; tables that lag more than this leave the cache no room.
@@ -140,15 +145,9 @@ constexpr std::chrono::seconds kMaxLag{10};
 constexpr std::size_t kMaxBodyBytes = 64 * 1024;
 constexpr std::int64_t kAnyOffset = std::numeric_limits<std::int64_t>::max();
 
-/// Later than every instant that an event can have.
-constexpr Timestamp kEndOfTime{std::chrono::sys_days{std::chrono::year{9999} / 12 / 31} + std::chrono::hours{24} - std::chrono::microseconds{1}};
-
 /// Clients of the service that this one replaces read exactly these words.
 constexpr std::string_view kNoSuchVehicle = "No vehicle with this id";
 constexpr std::string_view kNotYet = "Vehicle didn't exist at this timestamp";
-
-constexpr std::array kEntityMedia{Media::json};
-constexpr std::array kListMedia{Media::json, Media::csv, Media::ndjson};
 
 /// The id in the path; 0 with a violation.
 std::int64_t read_id(const http::Request& request, Violations& violations) {
@@ -195,7 +194,8 @@ void put_vehicle(LogWriter& writer, const http::Request& request, http::Reply re
         schemas::Members members(*body, "");
         event.make = members.text("make", vehicles::kMaxNameBytes);
         event.model = members.text("model", vehicles::kMaxNameBytes);
-        for (auto& found : members.violations(json::Unknown::refuse)) violations.push_back(std::move(found));
+        for (auto& found : members.violations(json::Unknown::refuse))
+            violations.push_back(std::move(found));
     } else {
         violations.insert(violations.end(), body.violations().begin(), body.violations().end());
     }
@@ -203,7 +203,10 @@ void put_vehicle(LogWriter& writer, const http::Request& request, http::Reply re
     data.clear();
     if (violations.empty()) vehicles::append(data, event);
     writer.write(request, std::move(reply),
-                 {.stream = ProgressWatch::index_of(stream()), .type = vehicles::kRegistered, .key = request.params[0], .data = data},
+                 {.stream = ProgressWatch::index_of(stream()),
+                  .type = vehicles::kRegistered,
+                  .key = request.params[0],
+                  .data = data},
                  std::move(violations));
 }
 
@@ -224,9 +227,12 @@ void post_state(LogWriter& writer, const http::Request& request, http::Reply rep
         const auto instant = has_instant ? members.text("occurredAt", kMaxInstantBytes) : std::string_view();
         if (!instant.empty()) {
             occurred_at = schemas::parse_instant(instant);
-            if (!occurred_at) violations.push_back({"/occurredAt", "must be an instant with an offset, like 2026-11-20T10:00:03.217Z"});
+            if (!occurred_at)
+                violations.push_back(
+                    {"/occurredAt", "must be an instant with an offset, like 2026-11-20T10:00:03.217Z"});
         }
-        for (auto& found : members.violations(json::Unknown::refuse)) violations.push_back(std::move(found));
+        for (auto& found : members.violations(json::Unknown::refuse))
+            violations.push_back(std::move(found));
     } else {
         violations.insert(violations.end(), body.violations().begin(), body.violations().end());
     }
@@ -312,13 +318,16 @@ void get_vehicle(Reads& reads, const http::Request& request, http::Reply reply) 
     if (!known_at.empty()) {
         // What the log held is known only once all of it is in the tables, so the read waits for it.
         const auto partitions = reads.watch().log(read->stream).partitions();
-        const auto own = partitions == 0 ? 0 : kafka::murmur2_partition(read->entity, partitions);
-        std::erase_if(known_at, [own](const auto& part) { return part.position.partition != own; });
+        if (partitions > 0) {
+            const auto own = kafka::murmur2_partition(read->entity, partitions);
+            std::erase_if(known_at, [own](const auto& part) { return part.position.partition != own; });
+        }
         if (known_at.empty()) {
-            send_problem(read->reply,
-                         {.type = &problems::kInvalidRequest,
-                          .violations = {{"?known_at", "names no position of partition " + std::to_string(own) + ", where this vehicle's events are"}}},
-                         read->trace);
+            send_problem(
+                read->reply,
+                {.type = &problems::kInvalidRequest,
+                 .violations = {{"?known_at", "names no position of the partition that has this vehicle's events"}}},
+                read->trace);
             return;
         }
         if (!reads.demand(*read, known_at, "?known_at")) return;
@@ -359,7 +368,8 @@ void get_vehicle(Reads& reads, const http::Request& request, http::Reply reply) 
 }
 
 void get_vehicles(Reads& reads, const http::Request& request, http::Reply reply) {
-    static constexpr std::array<std::string_view, 6> kColumns{"id", "make", "model", "state", "occurredAt", "appliedAt"};
+    static constexpr std::array<std::string_view, 6> kColumns{"id",    "make",       "model",
+                                                              "state", "occurredAt", "appliedAt"};
     constexpr char kCursor = 'v';
     Violations violations;
     const std::array<std::string_view, 5> known{Reads::kAtLeast, "state", "at", "limit", "cursor"};
@@ -428,7 +438,9 @@ void get_states(Reads& reads, const http::Request& request, http::Reply reply) {
     const auto params = [id, range, page, after, after_offset] {
         pg::Params given;
         given.add(id).add_optional(range.from).add_optional(range.to);
-        given.add_optional(after ? std::optional(after->instant) : std::nullopt).add_optional(after_offset).add(page.limit + 1);
+        given.add_optional(after ? std::optional(after->instant) : std::nullopt)
+            .add_optional(after_offset)
+            .add(page.limit + 1);
         return given;
     };
     const auto render = [page, &watch = reads.watch()](const Reads::Look& look, const Read& asked) -> Found {
@@ -450,7 +462,8 @@ void get_states(Reads& reads, const http::Request& request, http::Reply reply) {
         }
         std::string next;
         if (shown < states) {
-            next = make_cursor(kCursor, std::string(rows.text(shown - 1, 3)) + "." + std::string(rows.text(shown - 1, 6)));
+            next =
+                make_cursor(kCursor, std::string(rows.text(shown - 1, 3)) + "." + std::string(rows.text(shown - 1, 6)));
         }
         return {.body = items.finish(next), .next_cursor = next};
     };
@@ -491,7 +504,8 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
         }
         std::string next;
         if (shown < look.items) {
-            next = make_cursor(kCursor, std::string(rows.text(shown - 1, 2)) + "." + std::string(rows.text(shown - 1, 3)));
+            next =
+                make_cursor(kCursor, std::string(rows.text(shown - 1, 2)) + "." + std::string(rows.text(shown - 1, 3)));
         }
         return {.body = items.finish(next), .next_cursor = next};
     };
@@ -519,7 +533,8 @@ public:
         key.vehicle = read_id(request, violations);
         // The instant stands in a path, but clients know its plus sign from queries and send it as a space too.
         const auto at = schemas::parse_query_instant(request.params[1]);
-        if (!at) violations.push_back({"/timestamp", "must be an instant with an offset, like 2026-11-20T10:00:03.217Z"});
+        if (!at)
+            violations.push_back({"/timestamp", "must be an instant with an offset, like 2026-11-20T10:00:03.217Z"});
         key.at = at.value_or(Timestamp());
 
         const bool usable = is_usable();
@@ -540,7 +555,8 @@ public:
             join(key, std::move(read));
             return;
         }
-        // A demanding read takes an entry that satisfies it, but waits on nobody's query, which may have begun before its wish came true.
+        // A demanding read takes an entry that satisfies it, but waits on nobody's query, which may have begun before
+        // its wish came true.
         const auto entry = cache_.find(key, reads_.clock().steady());
         if (entry && satisfies(*entry, read->wish)) {
             send(read->reply, read->if_none_match, *entry);
@@ -564,8 +580,9 @@ private:
 
     static bool satisfies(const VehicleCache::Entry& entry, const Wish& wish) {
         return !wish.everything_acknowledged && (!wish.as_of || entry.as_of >= *wish.as_of) &&
-               std::all_of(wish.at_least.begin(), wish.at_least.end(),
-                           [&](const auto& position) { return entry.progress.holds(position.partition, position.offset); });
+               std::all_of(wish.at_least.begin(), wish.at_least.end(), [&](const auto& position) {
+                   return entry.progress.holds(position.partition, position.offset);
+               });
     }
 
     void send(http::Reply& reply, std::string_view if_none_match, const VehicleCache::Entry& entry) const {
@@ -589,7 +606,8 @@ private:
         if (!joined.leads) return;
         query(key, [this, key, entity = read->entity](const Answer& answer) {
             keep(key, entity, answer);
-            for (const auto& waiting : cache_.land(key)) finish(*waiting, answer);
+            for (const auto& waiting : cache_.land(key))
+                finish(*waiting, answer);
         });
     }
 
@@ -635,20 +653,22 @@ private:
     }
 
     void query(const VehicleCache::Key& key, std::function<void(const Answer&)> then) {
-        reads_.look(kVehicleAt, [key] { return as_of_params(key.vehicle, key.at, kAnyOffset); },
-                    [this, key, then = std::move(then)](std::variant<Reads::Look, const ProblemType*> looked) {
-                        Answer answer;
-                        if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
-                            answer.failure = *problem;
-                        } else {
-                            answer = read_answer(key, std::get<Reads::Look>(looked));
-                        }
-                        then(answer);
-                    });
+        reads_.look(
+            kVehicleAt, [key] { return as_of_params(key.vehicle, key.at, kAnyOffset); },
+            [this, key, then = std::move(then)](std::variant<Reads::Look, const ProblemType*> looked) {
+                Answer answer;
+                if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
+                    answer.failure = *problem;
+                } else {
+                    answer = read_answer(key, std::get<Reads::Look>(looked));
+                }
+                then(answer);
+            });
     }
 
     static std::string body_of(const Answer& answer, bool from_cache) {
-        return std::string(from_cache ? R"({"fromCache":true,"data":{"vehicle":)" : R"({"fromCache":false,"data":{"vehicle":)") +
+        return std::string(from_cache ? R"({"fromCache":true,"data":{"vehicle":)"
+                                      : R"({"fromCache":false,"data":{"vehicle":)") +
                answer.data + "}}";
     }
 
@@ -673,14 +693,15 @@ private:
 
     void finish(Read& read, const Answer& answer) const {
         if (answer.failure != nullptr) {
-            send_problem(read.reply, {.type = answer.failure}, read.trace);
+            Reads::fail(read, *answer.failure);
             return;
         }
         const auto fresh = reads_.freshness(read, answer.progress);
         if (!answer.missing.empty()) {
             std::string lines;
             reads_.append_freshness(lines, fresh);
-            send_problem(read.reply, {.type = &problems::kUnknownEntity, .detail = std::string(answer.missing)}, read.trace, lines);
+            send_problem(read.reply, {.type = &problems::kUnknownEntity, .detail = std::string(answer.missing)},
+                         read.trace, lines);
             return;
         }
         reads_.send(read, body_of(answer, false), make_weak_etag(answer.data), fresh);
@@ -693,37 +714,25 @@ private:
 }  // namespace
 
 void add_vehicles(http::Router& router, LogWriter& writer, Reads& reads, VehicleCache& cache) {
-    const auto add_write = [&](http::Method method, std::string path, void (*handler)(LogWriter&, const http::Request&, http::Reply)) {
-        router.add({.method = method,
-                    .path = std::move(path),
-                    .handler = [&writer, handler](const http::Request& request, http::Reply reply) {
-                        handler(writer, request, std::move(reply));
-                    },
-                    .max_body_bytes = kMaxBodyBytes,
-                    .media_types = {"application/json"}});
-    };
-    const auto add_read = [&](std::string path, void (*handler)(Reads&, const http::Request&, http::Reply)) {
-        router.add({.method = http::Method::get,
-                    .path = std::move(path),
-                    .handler = [&reads, handler](const http::Request& request, http::Reply reply) {
-                        handler(reads, request, std::move(reply));
-                    }});
-    };
-    add_write(http::Method::put, "/vehicles/{id}", put_vehicle);
-    add_write(http::Method::post, "/vehicles/{id}/states", post_state);
-    add_read("/vehicles", get_vehicles);
-    add_read("/vehicles/{id}", get_vehicle);
-    add_read("/vehicles/{id}/states", get_states);
-    add_read("/vehicles/windows", get_windows);
+    add_write(router, http::Method::put, "/vehicles/{id}", kMaxBodyBytes, writer, put_vehicle);
+    add_write(router, http::Method::post, "/vehicles/{id}/states", kMaxBodyBytes, writer, post_state);
+    add_read(router, "/vehicles", reads, get_vehicles);
+    add_read(router, "/vehicles/{id}", reads, get_vehicle);
+    add_read(router, "/vehicles/{id}/states", reads, get_states);
+    add_read(router, "/vehicles/windows", reads, get_windows);
     auto vehicle_at = std::make_shared<VehicleAt>(reads, cache);
     router.add({.method = http::Method::get,
                 .path = "/vehicles/{id}/timestamp/{timestamp}",
-                .handler = [vehicle_at](const http::Request& request, http::Reply reply) { vehicle_at->get(request, std::move(reply)); }});
+                .handler = [vehicle_at](const http::Request& request, http::Reply reply) {
+                    vehicle_at->get(request, std::move(reply));
+                }});
     // A path segment is never empty, so that an instant left out would be no route at all.
     router.add({.method = http::Method::get,
                 .path = "/vehicles/{id}/timestamp/",
                 .handler = [](const http::Request& request, http::Reply reply) {
-                    send_problem(reply, {.type = &problems::kInvalidRequest, .violations = {{"/timestamp", "is missing"}}}, trace_of(request));
+                    send_problem(reply,
+                                 {.type = &problems::kInvalidRequest, .violations = {{"/timestamp", "is missing"}}},
+                                 trace_of(request));
                 }});
 }
 

@@ -113,7 +113,8 @@ void WaitingRoom::answer(const Question& question, schemas::Timestamp asked_at, 
                          Calls& calls) {
     auto& stream = streams_.at(question.stream);
     stream.known_ends.resize(std::max(stream.known_ends.size(), ends.size()));
-    for (std::size_t p = 0; p < ends.size(); ++p) stream.known_ends[p] = std::max(stream.known_ends[p], ends[p]);
+    for (std::size_t p = 0; p < ends.size(); ++p)
+        stream.known_ends[p] = std::max(stream.known_ends[p], ends[p]);
     for (auto& waiter : stream.waiters) {
         if (waiter.arrival >= question.number || !waiter.ends.empty()) continue;
         waiter.ends = ends;
@@ -163,7 +164,8 @@ WaitingRoom::Instant WaitingRoom::next_due() const noexcept {
     auto due = Instant::max();
     for (const auto& stream : streams_) {
         due = std::min(due, stream.poke_due);
-        for (const auto& waiter : stream.waiters) due = std::min(due, waiter.deadline);
+        for (const auto& waiter : stream.waiters)
+            due = std::min(due, waiter.deadline);
     }
     return due;
 }

@@ -14,33 +14,33 @@ namespace tidemark::api {
 
 /// What a demanding read wants of its stream before it looks; all of it must hold.
 struct Wish {
-    std::vector<schemas::Position> at_least;            ///< everything up to and including these is in the tables
-    std::optional<schemas::Timestamp> as_of;            ///< everything appended before this instant is
-    bool everything_acknowledged = false;               ///< everything acknowledged before the read came is
+    std::vector<schemas::Position> at_least{};  ///< everything up to and including these is in the tables
+    std::optional<schemas::Timestamp> as_of{};  ///< everything appended before this instant is
+    bool everything_acknowledged = false;       ///< everything acknowledged before the read came is
 
     explicit operator bool() const noexcept { return !at_least.empty() || as_of || everything_acknowledged; }
 };
 
 enum class Waited : std::uint8_t {
     satisfied,
-    stale,              ///< the deadline came first
-    token_unknown,      ///< a position beyond the end of the log
-    crowded,            ///< too many are waiting already
+    stale,          ///< the deadline came first
+    token_unknown,  ///< a position beyond the end of the log
+    crowded,        ///< too many are waiting already
 };
 
 struct WaitOutcome {
     Waited waited = Waited::satisfied;
-    /// When the tables hold the log up to an end that was asked for on the way: the instant before that question, before which
-    /// everything appended is in.
+    /// When the tables hold the log up to an end that was asked for on the way: the instant before that question,
+    /// before which everything appended is in.
     std::optional<schemas::Timestamp> as_of{};
 };
 
-/// Decides when waiting reads may go on, which streams' owners to ask for an early flush, and which logs' ends to ask the
-/// broker for. Free of I/O, clocks and locks: its owner brings what happened, makes the calls it is handed back and does not
-/// let two threads in at once.
+/// Decides when waiting reads may go on, which streams' owners to ask for an early flush, and which logs' ends to ask
+/// the broker for. Free of I/O, clocks and locks: its owner brings what happened, makes the calls it is handed back and
+/// does not let two threads in at once.
 ///
-/// A read joins only a question for the log's end that is sent after it arrived: an answer under way may be older than a write that
-/// was acknowledged in between.
+/// A read joins only a question for the log's end that is sent after it arrived: an answer under way may be older than
+/// a write that was acknowledged in between.
 class WaitingRoom {
 public:
     using Instant = std::chrono::steady_clock::time_point;
@@ -71,7 +71,8 @@ public:
     };
     std::optional<Question> take_question() noexcept;
     /// The answer: `ends` by partition, asked at `asked_at`.
-    void answer(const Question& question, schemas::Timestamp asked_at, const std::vector<std::int64_t>& ends, Calls& calls);
+    void answer(const Question& question, schemas::Timestamp asked_at, const std::vector<std::int64_t>& ends,
+                Calls& calls);
     /// There was none: whoever still waits for it wants it asked again.
     void no_answer(const Question& question) noexcept;
 
@@ -91,13 +92,13 @@ private:
         Wish wish;
         Instant deadline;
         Done done;
-        std::uint64_t arrival;                          // questions with a higher number were sent after it came
-        std::vector<std::int64_t> ends{};               // of the first such question; empty before the answer
+        std::uint64_t arrival;             // questions with a higher number were sent after it came
+        std::vector<std::int64_t> ends{};  // of the first such question; empty before the answer
         std::optional<schemas::Timestamp> asked_at{};
     };
     struct Stream {
         std::optional<Progress> progress;
-        std::vector<std::int64_t> known_ends;           // by partition: the log was at least this long
+        std::vector<std::int64_t> known_ends;  // by partition: the log was at least this long
         std::vector<Waiter> waiters;
         bool question_wanted = false;
         Instant poke_due = Instant::max();
@@ -117,7 +118,7 @@ private:
     std::vector<Stream> streams_;
     std::size_t capacity_;
     std::size_t waiting_ = 0;
-    std::uint64_t questions_ = 0;                       // taken so far
+    std::uint64_t questions_ = 0;  // taken so far
 };
 
 }  // namespace tidemark::api

@@ -50,8 +50,8 @@ void make_traceparent(std::string& out, const EventId& id) {
     out.append("-00");
 }
 
-/// Answers a request when its event's fate is known, on the publisher's thread or the request's own. Of just the size that the publisher
-/// holds without allocating.
+/// Answers a request when its event's fate is known, on the publisher's thread or the request's own. Of just the size
+/// that the publisher holds without allocating.
 struct Answer {
     http::Reply reply;
     EventId event;
@@ -60,11 +60,21 @@ struct Answer {
 
     void operator()(const Published& published) noexcept {
         switch (published.outcome) {
-            case Outcome::accepted: accept(published); return;
-            case Outcome::overloaded: send(problems::kOverloaded, "too many events are on their way to the log"); return;
-            case Outcome::unavailable: send(problems::kUnavailable, "the log did not take the event in time"); return;
-            case Outcome::too_large: send(problems::kContentTooLarge, "the event is larger than a record of the log may be"); return;
-            case Outcome::unknown: send(problems::kOutcomeUnknown, "time ran out while the event was on its way to the log"); return;
+            case Outcome::accepted:
+                accept(published);
+                return;
+            case Outcome::overloaded:
+                send(problems::kOverloaded, "too many events are on their way to the log");
+                return;
+            case Outcome::unavailable:
+                send(problems::kUnavailable, "the log did not take the event in time");
+                return;
+            case Outcome::too_large:
+                send(problems::kContentTooLarge, "the event is larger than a record of the log may be");
+                return;
+            case Outcome::unknown:
+                send(problems::kOutcomeUnknown, "time ran out while the event was on its way to the log");
+                return;
         }
     }
 
@@ -92,18 +102,19 @@ schemas::Result<schemas::json::Value> read_body(const http::Request& request) {
     return reader.parse(request.body);
 }
 
-void LogWriter::write(const http::Request& request, http::Reply reply, const NewEvent& event, schemas::Violations violations) {
+void LogWriter::write(const http::Request& request, http::Reply reply, const NewEvent& event,
+                      schemas::Violations violations) {
     const auto headers = read_write_headers(request, violations);
     if (!request.query.empty()) static_cast<void>(Query(request.query, {}, violations));
     if (!violations.empty()) {
-        send_problem(reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)}, trace_of(request));
+        send_problem(reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)},
+                     trace_of(request));
         return;
     }
     const auto now = clock_.now();
     if (event.occurred_at && *event.occurred_at > now + schemas::kMaxAhead) {
         send_problem(reply,
                      {.type = &problems::kFromTheFuture,
-                     
                       .violations = {{"/occurredAt", "lies more than one hour in the future"}}},
                      trace_of(request));
         return;
@@ -130,15 +141,29 @@ void LogWriter::write(const http::Request& request, http::Reply reply, const New
         identity = schemas::idempotency_identity(parts);
     }
     value.clear();
-    schemas::append_event(value, {.id = id,
-                                  .source = request.route,
-                                  .type = event.type,
-                                  .time = event.occurred_at.value_or(now),
-                                  .idempotency_key = headers.idempotency_key ? std::optional<std::string_view>(identity) : std::nullopt,
-                                  .traceparent = std::nullopt,
-                                  .data = event.data});
-    publisher_.publish({.topic = static_cast<kafka::TopicIndex>(event.stream), .key = event.key, .value = value, .traceparent = *traceparent},
+    schemas::append_event(
+        value, {.id = id,
+                .source = request.route,
+                .type = event.type,
+                .time = event.occurred_at.value_or(now),
+                .idempotency_key = headers.idempotency_key ? std::optional<std::string_view>(identity) : std::nullopt,
+                .traceparent = std::nullopt,
+                .data = event.data});
+    publisher_.publish({.topic = static_cast<kafka::TopicIndex>(event.stream),
+                        .key = event.key,
+                        .value = value,
+                        .traceparent = *traceparent},
                        Answer{std::move(reply), id_bytes, trace_of_traceparent(*traceparent), &log});
+}
+
+void add_write(http::Router& router, http::Method method, std::string path, std::size_t max_body_bytes,
+               LogWriter& writer, void (*handler)(LogWriter&, const http::Request&, http::Reply)) {
+    router.add({.method = method,
+                .path = std::move(path),
+                .handler = [&writer, handler](const http::Request& request,
+                                              http::Reply reply) { handler(writer, request, std::move(reply)); },
+                .max_body_bytes = max_body_bytes,
+                .media_types = {"application/json"}});
 }
 
 }  // namespace tidemark::api

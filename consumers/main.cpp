@@ -286,13 +286,13 @@ int main(int argc, char** argv) {
                   "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.secret("consumer-dsn", options.consumer_dsn, "PostgreSQL connection of the role that writes projections.");
     settings.secret("owner-dsn", options.owner_dsn,
-                    "PostgreSQL connection of the role that owns the schemas; for migrate");
+                    "PostgreSQL connection of the role that owns the schemas; for migrate.");
     settings.choice("log-level", options.log_level, {"debug", "info"}, "Least level of log lines.");
     settings.allow_environment({"TIDEMARK_API_DSN", "TIDEMARK_LISTEN"});
 
     const auto migration = [&](base::Settings& command) {
         command.number("partitions", options.partitions, 1, 10'000,
-                       "Partitions of a topic that is made; fixed for ever after");
+                       "Partitions of a topic that is made; fixed for ever after.");
         command.number("replication", options.replication, 1, 7, "Replicas of a topic that is made.");
         command.number("min-isr", options.min_isr, 1, 7,
                        "In-sync replicas that a write needs, of a topic that is made.");
@@ -307,7 +307,7 @@ int main(int argc, char** argv) {
             command.text("admin-listen", options.admin_listen, "ADDRESS:PORT of /metrics and the health routes.");
             command.number("slot", options.slot, 0, 9'999,
                            "Number of this consumer among those of its host; names it in the consumer group, so that a "
-                           "restart keeps its partitions");
+                           "restart keeps its partitions.");
             command.duration("flush-interval", options.flush_interval, milliseconds(10), milliseconds(3'000),
                              "Longest time that a record waits in memory.");
             command.number("flush-records", options.flush_records, 1, 10'000'000,

@@ -27,8 +27,8 @@ public:
     /// False when the rows are no longer ours.
     bool announce(pg::Connection& connection, std::span<const Claim> claims) const;
 
-    /// The rows as they stand once nobody has them locked: a commit that is still under way is waited for, as long as the
-    /// session's lock time-out.
+    /// The rows as they stand once nobody has them locked: a commit that is still under way is waited for, as long as
+    /// the session's lock time-out.
     std::vector<Claim> read(pg::Connection& connection, std::span<const std::int32_t> partitions) const;
 
     /// The fence: moves the rows from `from` to `next` iff epoch and offset are still the batch's. False: they are not,

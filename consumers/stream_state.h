@@ -169,7 +169,7 @@ private:
     std::vector<kafka::Start> pending_;  ///< next offsets of the flush in doubt
     base::Backoff backoff_;
     Phase phase_ = Phase::idle;
-    bool failing_ = false;         ///< what was tried last is being tried again
+    bool failing_ = false;    ///< what was tried last is being tried again
     bool releasing_ = false;  ///< a revoke waits for its answer
     bool release_flushed_ = false;
     bool stopping_ = false;

@@ -26,7 +26,8 @@ constexpr Index kNone = std::numeric_limits<Index>::max();
 // stand on the stack (96 bytes each).
 constexpr std::size_t kChunk = 64;
 
-/// One event in flight. Its tag is its index and the generation, so that a report for an earlier holder of the slot is told apart.
+/// One event in flight. Its tag is its index and the generation, so that a report for an earlier holder of the slot is
+/// told apart.
 struct Slot {
     Completion completion;  ///< empty once the event was answered unknown; the slot then only waits for its late report
     TimePoint due;          ///< first the deadline; after the purge, when it becomes unknown
@@ -46,7 +47,9 @@ struct Answered {
 constexpr std::uint64_t tag_of(Index index, std::uint32_t generation) noexcept {
     return (std::uint64_t{generation} << 32) | index;
 }
-constexpr Index index_of(std::uint64_t tag) noexcept { return static_cast<Index>(tag); }
+constexpr Index index_of(std::uint64_t tag) noexcept {
+    return static_cast<Index>(tag);
+}
 
 }  // namespace
 
@@ -56,7 +59,8 @@ struct EventPublisher::State {
         if (given.max_records == 0 || given.max_records >= kNone) {
             throw std::invalid_argument("the most records in flight must be between 1 and 2^32 - 2");
         }
-        for (std::size_t n = 0; n < slots.size(); ++n) slots[n].next = static_cast<Index>(n + 1);
+        for (std::size_t n = 0; n < slots.size(); ++n)
+            slots[n].next = static_cast<Index>(n + 1);
         slots.back().next = kNone;
         free = 0;
     }
@@ -150,7 +154,8 @@ struct EventPublisher::State {
 
     const EventPublisherOptions options;
     const base::Clock& clock;
-    kafka::RecordSink* sink = nullptr;  // set before the first publish; still valid while `owned_sink` is being destroyed
+    kafka::RecordSink* sink =
+        nullptr;  // set before the first publish; still valid while `owned_sink` is being destroyed
     std::unique_ptr<kafka::RecordSink> owned_sink;
 
     std::mutex mutex;  // guards everything down to `idle`
@@ -191,14 +196,16 @@ EventPublisher::~EventPublisher() {
 }
 
 void EventPublisher::publish(const Outgoing& event, Completion completion) {
-    if (event.key.empty()) throw std::invalid_argument("an event without a key has no one partition: give it its entity's id");
+    if (event.key.empty())
+        throw std::invalid_argument("an event without a key has no one partition: give it its entity's id");
     State& state = *state_;
     FAILPOINT("p2_before_produce");
 
     const auto tag = state.arm(event.key.size() + event.value.size(), completion);
     if (!tag) return state.answer(completion, {Outcome::overloaded});
 
-    const std::array<kafka::Header, 2> headers{{{"content-type", "application/cloudevents+json"}, {"traceparent", event.traceparent}}};
+    const std::array<kafka::Header, 2> headers{
+        {{"content-type", "application/cloudevents+json"}, {"traceparent", event.traceparent}}};
     const auto enqueued = state.sink->produce(event.topic, event.key, event.value,
                                               std::span(headers).first(event.traceparent.empty() ? 1 : 2), *tag);
     if (enqueued == kafka::Enqueued::ok) {
@@ -218,7 +225,9 @@ void EventPublisher::publish(const Outgoing& event, Completion completion) {
     }
 }
 
-bool EventPublisher::available() const noexcept { return state_->sink->available(); }
+bool EventPublisher::available() const noexcept {
+    return state_->sink->available();
+}
 
 bool EventPublisher::wait_idle(std::chrono::milliseconds limit) {
     std::unique_lock lock(state_->mutex);
@@ -259,7 +268,8 @@ void EventPublisher::on_deliveries(std::span<const kafka::Delivery> deliveries) 
                 if (state.settle(delivery, answered[count])) ++count;
             }
         }
-        for (auto& one : std::span(answered).first(count)) state.answer(one.completion, one.published);
+        for (auto& one : std::span(answered).first(count))
+            state.answer(one.completion, one.published);
     }
 }
 
@@ -280,7 +290,8 @@ void EventPublisher::on_tick() noexcept {
                 state.unlink(state.oldest);
             }
         }
-        for (auto& completion : std::span(unknown).first(count)) state.answer(completion, {Outcome::unknown});
+        for (auto& completion : std::span(unknown).first(count))
+            state.answer(completion, {Outcome::unknown});
     }
 
     bool purge = false;

@@ -16,8 +16,6 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <limits>
 #include <map>
 #include <sstream>
 #include <stdexcept>

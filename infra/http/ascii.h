@@ -11,7 +11,8 @@ class ByteSet {
 public:
     template <typename Predicate>
     explicit constexpr ByteSet(Predicate belongs) {
-        for (std::size_t i = 0; i < members_.size(); ++i) members_[i] = belongs(static_cast<char>(i));
+        for (std::size_t i = 0; i < members_.size(); ++i)
+            members_[i] = belongs(static_cast<char>(i));
     }
 
     [[nodiscard]] constexpr bool contains(char c) const noexcept { return members_[static_cast<unsigned char>(c)]; }
@@ -27,7 +28,9 @@ private:
 };
 
 /// HTTP compares names and tokens without regard to ASCII case, whatever the process's locale says.
-constexpr char to_lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; }
+constexpr char to_lower(char c) noexcept {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+}
 
 constexpr bool equal_ignoring_case(std::string_view a, std::string_view b) noexcept {
     if (a == b) return true;  // the common spelling, and a memcmp

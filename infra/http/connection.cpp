@@ -21,11 +21,16 @@ constexpr std::size_t kKeptBytes = 16 * 1024;
 /// Bodies are read and thrown away up to here to keep a connection whose request has no route.
 constexpr std::size_t kUnroutedBodyBytes = 16 * 1024;
 
+/// Room for chunk framing, and for what follows it, beside the decoded bytes of a chunked body.
+constexpr std::size_t kChunkSlack = 8 * 1024;
+
 /// How long, and how much, is read after the last answer, so that the peer sees the answer rather than a reset.
 constexpr auto kLinger = 1s;
 constexpr std::size_t kMaxDiscardedBytes = 256 * 1024;
 
-std::string too_large(std::size_t limit) { return "the body may have at most " + std::to_string(limit) + " bytes"; }
+std::string too_large(std::size_t limit) {
+    return "the body may have at most " + std::to_string(limit) + " bytes";
+}
 
 std::string_view without_parameters(std::string_view content_type) noexcept {
     content_type = content_type.substr(0, content_type.find(';'));
@@ -59,9 +64,10 @@ Connection::Next Connection::advance(TimePoint now) {
                         phase_ = Phase::closed;
                         break;
                     }
-                    deadline_ = now + context_.options.idle_deadline;
+                    if (!std::exchange(resting_, true)) deadline_ = now + context_.options.idle_deadline;
                     return Next::read;
                 }
+                resting_ = false;
                 phase_ = Phase::head;
                 since_ = now;
                 deadline_ = now + context_.options.header_deadline;
@@ -86,14 +92,17 @@ Connection::Next Connection::advance(TimePoint now) {
                 phase_ = Phase::handling;
                 deadline_ = now + context_.options.handler_deadline;
                 return Next::handle;
-            case Phase::handling: return flush_or(Next::wait);
+            case Phase::handling:
+                return flush_or(Next::wait);
             case Phase::closing:
                 if (!output_.empty()) return Next::write;
                 phase_ = Phase::lingering;
                 deadline_ = now + kLinger;
                 return Next::linger;
-            case Phase::lingering: return Next::read;
-            case Phase::closed: return Next::close;
+            case Phase::lingering:
+                return Next::read;
+            case Phase::closed:
+                return Next::close;
         }
     }
 }
@@ -145,17 +154,17 @@ void Connection::route_request(TimePoint now) {
         return;
     }
 
-    const auto limit = route_ != nullptr ? route_->max_body_bytes : kUnroutedBodyBytes;
-    const bool too_long = framing_.content_length > limit;
+    body_limit_ = route_ != nullptr ? route_->max_body_bytes : kUnroutedBodyBytes;
+    const bool too_long = framing_.content_length > body_limit_;
     if (too_long || (own_answer_.status != 0 && framing_.expects_continue)) {
         if (own_answer_.status != 0) {
             answer_without_body(own_answer_.status, own_answer_.detail);
         } else {
-            answer_without_body(413, too_large(limit));
+            answer_without_body(413, too_large(body_limit_));
         }
         return;
     }
-    decoder_ = ChunkDecoder(limit);
+    decoder_ = ChunkDecoder(body_limit_);
     phase_ = Phase::body;
     deadline_ = now + context_.options.body_deadline;
     if (framing_.expects_continue && request_end_ == end_) output_.append("HTTP/1.1 100 Continue\r\n\r\n");
@@ -201,7 +210,7 @@ bool Connection::take_body() {
             } else if (own_answer_.status != 0) {
                 answer_without_body(own_answer_.status, own_answer_.detail);
             } else {
-                answer_without_body(413, too_large(route_->max_body_bytes));
+                answer_without_body(413, too_large(body_limit_));
             }
             return true;
         }
@@ -291,8 +300,9 @@ std::span<char> Connection::space() {
     if (bulk && capacity_ < kKeptBytes) {
         make_room(kKeptBytes);
     } else if (end_ == capacity_) {
-        // Only a header or a chunked body outgrows its room, and the guard refuses either before it is twice its limit.
-        make_room(begin_ > 0 ? capacity_ : 2 * capacity_);
+        // Only a header or a chunked body outgrows its room; a header is refused before it is twice its limit.
+        const auto enough = phase_ == Phase::body ? scan_.end() + body_limit_ + kChunkSlack : 2 * capacity_;
+        make_room(begin_ > 0 ? capacity_ : std::min(2 * capacity_, enough));
     }
     return {data_ + end_, capacity_ - end_};
 }
@@ -315,7 +325,9 @@ void Connection::peer_closed() {
     }
 }
 
-std::string_view Connection::output() const noexcept { return std::string_view(output_).substr(sent_); }
+std::string_view Connection::output() const noexcept {
+    return std::string_view(output_).substr(sent_);
+}
 
 void Connection::sent(std::size_t bytes) {
     sent_ += bytes;
@@ -367,10 +379,13 @@ void Connection::expire(TimePoint now) {
             answer_error(503, "the request took too long");
             break;
         case Phase::idle:
-        case Phase::lingering: phase_ = Phase::closed; break;
+        case Phase::lingering:
+            phase_ = Phase::closed;
+            break;
         case Phase::ready:
         case Phase::closing:
-        case Phase::closed: break;
+        case Phase::closed:
+            break;
     }
 }
 

@@ -36,7 +36,7 @@ struct Finished {
     Method method;
     std::string_view route;
     int status;
-    TimePoint since;                            ///< when its request was complete
+    TimePoint since;  ///< when its request was complete
 };
 
 /// What the connections of one event loop share; it outlives them.
@@ -45,8 +45,8 @@ struct ConnectionContext {
     const Router& router;
     const ErrorBody& error_body;
     SharedCounters& counters;
-    std::vector<Finished>* finished;            ///< null: nobody observes
-    std::span<char> discard;                    ///< where bytes go that nobody will look at
+    std::vector<Finished>* finished;  ///< null: nobody observes
+    std::span<char> discard;          ///< where bytes go that nobody will look at
 };
 
 /// One connection's protocol, sans I/O: bytes in, requests out, answers in, bytes out, and one deadline for whatever it
@@ -57,13 +57,13 @@ struct ConnectionContext {
 ///         write   send output(), then sent(n); on a full socket buffer blocked(now), and go on when it drains
 ///         read    fill space(), then received(n) or peer_closed()
 ///         wait    nothing to do before answer...()
-///         linger  half-close the socket, then go on: what still arrives is discarded, so that no reset outruns the answer
-///         close   close the socket; with a reset when reset_on_close()
+///         linger  half-close the socket, then go on: what still arrives is discarded, so that no reset outruns the
+///         answer close   close the socket; with a reset when reset_on_close()
 ///     at deadline(): expire(now), and loop
 ///
 /// Requests that arrived together are handled one after the other, and their answers are written together. While an
-/// answer is outstanding, or output is stuck, nothing is parsed or read: that bounds both buffers. A refused request ends
-/// the connection and no byte behind it is parsed. One thread at a time.
+/// answer is outstanding, or output is stuck, nothing is parsed or read: that bounds both buffers. A refused request
+/// ends the connection and no byte behind it is parsed. One thread at a time.
 class Connection {
 public:
     enum class Next : std::uint8_t { handle, read, write, wait, linger, close };
@@ -78,8 +78,9 @@ public:
     [[nodiscard]] const Route& route() const noexcept { return *route_; }
     [[nodiscard]] AnswerShape shape() const noexcept;
 
-    /// The outstanding request's answer. The second form takes one that append_response made elsewhere, in the shape that
-    /// shape() had (or closing it), and leaves `rendered` empty; the third is the server's own, worded by ErrorBody.
+    /// The outstanding request's answer. The second form takes one that append_response made elsewhere, in the shape
+    /// that shape() had (or closing it), and leaves `rendered` empty; the third is the server's own, worded by
+    /// ErrorBody.
     void answer(int status, std::string_view content_type, std::string_view header_lines, std::string_view body);
     void answer_rendered(std::string& rendered, int status, bool closes);
     void answer_error(int status, std::string_view detail);
@@ -109,7 +110,8 @@ public:
     void abort() noexcept { phase_ = Phase::closed; }
     /// Between requests, with nothing buffered.
     [[nodiscard]] bool idle() const noexcept { return phase_ == Phase::idle && begin_ == end_; }
-    /// Gives back all that was allocated. Only while idle(); while a read into space() is under way, only without a block.
+    /// Gives back all that was allocated. Only while idle(); while a read into space() is under way, only without a
+    /// block.
     void trim() noexcept;
     /// space() lies in allocated memory.
     [[nodiscard]] bool owns_block() const noexcept { return block_ != nullptr; }
@@ -151,18 +153,20 @@ private:
 
     char* data_ = inline_.data();
     std::size_t capacity_ = kInlineBytes;
-    std::size_t begin_ = 0;                     ///< where the current request starts
-    std::size_t end_ = 0;                       ///< where the received bytes end
+    std::size_t begin_ = 0;  ///< where the current request starts
+    std::size_t end_ = 0;    ///< where the received bytes end
     std::size_t body_begin_ = 0;
-    std::size_t body_bytes_ = 0;                ///< decoded so far
-    std::size_t request_end_ = 0;               ///< where what belongs to the current request ends, as far as it is known
+    std::size_t body_bytes_ = 0;  ///< decoded so far
+    std::size_t body_limit_ = 0;
+    std::size_t request_end_ = 0;  ///< where what belongs to the current request ends, as far as it is known
 
     Phase phase_ = Phase::idle;
     bool keep_alive_ = true;
     bool draining_ = false;
     bool blocked_ = false;
     bool reset_on_close_ = false;
-    bool filled_ = false;                       ///< the last read left no space: more is waiting
+    bool resting_ = false;  ///< the idle deadline is running
+    bool filled_ = false;   ///< the last read left no space: more is waiting
     std::uint32_t requests_ = 0;
     std::size_t discarded_ = 0;
     TimePoint deadline_{};

@@ -32,15 +32,18 @@ public:
         std::uint64_t tick_ = 0;
     };
 
-    DeadlineWheel(TimePoint start, std::chrono::milliseconds resolution) noexcept : start_(start), resolution_(resolution) {
-        for (auto& slot : slots_) slot.previous_ = slot.next_ = &slot;
+    DeadlineWheel(TimePoint start, std::chrono::milliseconds resolution) noexcept
+        : start_(start), resolution_(resolution) {
+        for (auto& slot : slots_)
+            slot.previous_ = slot.next_ = &slot;
     }
 
     /// Puts the entry where it is visited at `at` or, when it stands earlier than that already, leaves it there.
     void schedule(Entry& entry, TimePoint at) noexcept {
         auto tick = tick_of(at) + 1;  // the first tick that lies behind `at`
         if (tick <= current_) tick = current_ + 1;
-        if (tick - current_ > kSlots - 1) tick = current_ + kSlots - 1;  // beyond the horizon: visited early, asked again
+        if (tick - current_ > kSlots - 1)
+            tick = current_ + kSlots - 1;  // beyond the horizon: visited early, asked again
         if (entry.next_ != nullptr) {
             if (entry.tick_ <= tick) return;
             unlink(entry);
@@ -65,11 +68,13 @@ public:
         }
     }
 
-    /// Calls `visit(Entry&)` for every entry, taken out before; those that `visit` schedules again are not visited twice.
+    /// Calls `visit(Entry&)` for every entry, taken out before; those that `visit` schedules again are not visited
+    /// twice.
     template <typename Visit>
     void visit_each(Visit&& visit) {
         Slot all;
-        for (auto& slot : slots_) splice(slot, all);
+        for (auto& slot : slots_)
+            splice(slot, all);
         drain(all, visit);
     }
 

@@ -27,8 +27,10 @@ bool contains(std::string_view text, char c) noexcept {
 }
 
 std::string_view trimmed(std::string_view text) noexcept {
-    while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-    while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+    while (!text.empty() && (text.front() == ' ' || text.front() == '\t'))
+        text.remove_prefix(1);
+    while (!text.empty() && (text.back() == ' ' || text.back() == '\t'))
+        text.remove_suffix(1);
     return text;
 }
 
@@ -41,10 +43,12 @@ bool lists_token(std::string_view list, std::string_view token) noexcept {
     return false;
 }
 
-constexpr bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
+constexpr bool is_digit(char c) noexcept {
+    return c >= '0' && c <= '9';
+}
 
-/// What host names, addresses and ports are made of, which is narrower than RFC 3986: a list, a user or a path in a Host
-/// would be read differently by the proxy that routed on it.
+/// What host names, addresses and ports are made of, which is narrower than RFC 3986: a list, a user or a path in a
+/// Host would be read differently by the proxy that routed on it.
 constexpr ByteSet kHostBytes([](char c) {
     return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z') ||
            std::string_view("-._~%:[]").find(c) != std::string_view::npos;
@@ -77,15 +81,16 @@ bool HeaderScan::refuse(int status, std::string_view detail) noexcept {
 bool HeaderScan::advance(std::string_view bytes, const FramingLimits& limits) noexcept {
     const std::size_t max_request_line = limits.max_target_bytes + kRequestLineSlack;
     while (!refusal_) {
-        const auto* found = searched_ == bytes.size()
-                                ? nullptr
-                                : static_cast<const char*>(
-                                      std::memchr(bytes.data() + searched_, '\n', bytes.size() - searched_));
+        const auto* found =
+            searched_ == bytes.size()
+                ? nullptr
+                : static_cast<const char*>(std::memchr(bytes.data() + searched_, '\n', bytes.size() - searched_));
         const auto line_end = found == nullptr ? bytes.size() : static_cast<std::size_t>(found - bytes.data());
         if (lines_ == 0 && line_end - line_ > max_request_line) {
             return refuse(kTargetTooLong, "the request line is too long");
         }
-        if (line_end - begin_ >= limits.max_header_bytes) return refuse(kHeaderTooLarge, "the header block is too large");
+        if (line_end - begin_ >= limits.max_header_bytes)
+            return refuse(kHeaderTooLarge, "the header block is too large");
         searched_ = line_end;
         if (found == nullptr) return false;
 
@@ -127,7 +132,8 @@ Refusal judge(const RequestLine& line, std::span<const Field> fields, const Fram
             case 4:
                 if (!equal_ignoring_case(name, "Host")) break;
                 if (++hosts > 1) return {kBadRequest, "more than one Host"};
-                if (value.empty() || !kHostBytes.contains_all(value)) return {kBadRequest, "Host is not a host name or address"};
+                if (value.empty() || !kHostBytes.contains_all(value))
+                    return {kBadRequest, "Host is not a host name or address"};
                 break;
             case 6:
                 if (!equal_ignoring_case(name, "Expect") || !is_1_1) break;
@@ -142,7 +148,8 @@ Refusal judge(const RequestLine& line, std::span<const Field> fields, const Fram
                 asks_keep_alive = asks_keep_alive || lists_token(value, "keep-alive");
                 break;
             case 12:
-                if (equal_ignoring_case(name, "Content-Type") && judged.content_type.empty()) judged.content_type = value;
+                if (equal_ignoring_case(name, "Content-Type") && judged.content_type.empty())
+                    judged.content_type = value;
                 break;
             case 14:
                 if (!equal_ignoring_case(name, "Content-Length")) break;
@@ -154,7 +161,8 @@ Refusal judge(const RequestLine& line, std::span<const Field> fields, const Fram
                 if (coding) return {kBadRequest, "more than one Transfer-Encoding"};
                 coding = value;
                 break;
-            default: break;
+            default:
+                break;
         }
     }
     if (hosts == 0 && is_1_1) return {kBadRequest, "Host is missing"};
@@ -223,17 +231,28 @@ ChunkDecoder::Progress ChunkDecoder::advance(std::string_view raw, char* out) no
         }
         const char c = raw[progress.consumed++];
         switch (expect_) {
-            case Expect::size: take_size_byte(c); break;
+            case Expect::size:
+                take_size_byte(c);
+                break;
             case Expect::size_lf:
                 digits_ = 0;
                 follow(c, '\n', size_ > 0 ? Expect::data : Expect::end_cr, "a chunk size must end in CR LF");
                 break;
-            case Expect::data_cr: follow(c, '\r', Expect::data_lf, "a chunk must end in CR LF"); break;
-            case Expect::data_lf: follow(c, '\n', Expect::size, "a chunk must end in CR LF"); break;
-            case Expect::end_cr: follow(c, '\r', Expect::end_lf, "trailers are not accepted"); break;
-            case Expect::end_lf: follow(c, '\n', Expect::nothing, "a chunked body must end in CR LF CR LF"); break;
+            case Expect::data_cr:
+                follow(c, '\r', Expect::data_lf, "a chunk must end in CR LF");
+                break;
+            case Expect::data_lf:
+                follow(c, '\n', Expect::size, "a chunk must end in CR LF");
+                break;
+            case Expect::end_cr:
+                follow(c, '\r', Expect::end_lf, "trailers are not accepted");
+                break;
+            case Expect::end_lf:
+                follow(c, '\n', Expect::nothing, "a chunked body must end in CR LF CR LF");
+                break;
             case Expect::data:
-            case Expect::nothing: break;
+            case Expect::nothing:
+                break;
         }
     }
     return progress;

@@ -14,15 +14,15 @@
 namespace tidemark::http {
 
 struct FramingLimits {
-    std::size_t max_header_bytes = 8 * 1024;    ///< request line to the empty line, both included
+    std::size_t max_header_bytes = 8 * 1024;  ///< request line to the empty line, both included
     std::size_t max_header_fields = 64;
     std::size_t max_target_bytes = 2 * 1024;
 };
 
 /// Why a request is refused. After a refusal no further byte of its connection means anything.
 struct Refusal {
-    int status = 0;                             ///< 0: not refused
-    std::string_view detail;                    ///< static text for the client
+    int status = 0;           ///< 0: not refused
+    std::string_view detail;  ///< static text for the client
 
     explicit operator bool() const noexcept { return status != 0; }
 };
@@ -45,8 +45,8 @@ private:
 
     Refusal refusal_;
     std::size_t begin_ = 0;
-    std::size_t line_ = 0;                      ///< where the current line starts
-    std::size_t searched_ = 0;                  ///< no LF before this
+    std::size_t line_ = 0;      ///< where the current line starts
+    std::size_t searched_ = 0;  ///< no LF before this
     std::size_t lines_ = 0;
 };
 
@@ -66,7 +66,7 @@ struct Framing {
     std::uint64_t content_length = 0;
     bool keep_alive = true;
     bool expects_continue = false;
-    std::string_view content_type;              ///< as sent; empty when absent
+    std::string_view content_type;  ///< as sent; empty when absent
 };
 
 /// Judges a parsed header block; fills `framing` unless it refuses.
@@ -80,8 +80,8 @@ public:
     enum class State : std::uint8_t { more, complete, refused };
 
     struct Progress {
-        std::size_t consumed = 0;               ///< bytes of `raw` that are done with
-        std::size_t decoded = 0;                ///< bytes written to `out`
+        std::size_t consumed = 0;  ///< bytes of `raw` that are done with
+        std::size_t decoded = 0;   ///< bytes written to `out`
     };
 
     explicit ChunkDecoder(std::uint64_t max_body_bytes = 0) noexcept : room_(max_body_bytes) {}
@@ -100,8 +100,8 @@ private:
     void follow(char c, char wanted, Expect next, std::string_view otherwise) noexcept;
 
     Refusal refusal_;
-    std::uint64_t room_;                        ///< decoded bytes that may still come
-    std::uint64_t size_ = 0;                    ///< of the current chunk; counts down while its data arrives
+    std::uint64_t room_;      ///< decoded bytes that may still come
+    std::uint64_t size_ = 0;  ///< of the current chunk; counts down while its data arrives
     unsigned digits_ = 0;
     Expect expect_ = Expect::size;
 };

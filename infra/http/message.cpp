@@ -21,14 +21,22 @@ bool is_control(char c) noexcept {
 
 std::string_view to_string(Method method) noexcept {
     switch (method) {
-        case Method::get: return "GET";
-        case Method::head: return "HEAD";
-        case Method::post: return "POST";
-        case Method::put: return "PUT";
-        case Method::patch: return "PATCH";
-        case Method::del: return "DELETE";
-        case Method::options: return "OPTIONS";
-        case Method::other: break;
+        case Method::get:
+            return "GET";
+        case Method::head:
+            return "HEAD";
+        case Method::post:
+            return "POST";
+        case Method::put:
+            return "PUT";
+        case Method::patch:
+            return "PATCH";
+        case Method::del:
+            return "DELETE";
+        case Method::options:
+            return "OPTIONS";
+        case Method::other:
+            break;
     }
     return "OTHER";
 }
@@ -71,7 +79,8 @@ void append_header_lines(const Response& response, std::string& lines) {
     for (const auto& [name, value] : response.headers) {
         lines.append(name).append(": ");
         // A value that reflects input must not be able to start a line of its own.
-        for (const char c : value) lines.push_back(is_control(c) ? ' ' : c);
+        for (const char c : value)
+            lines.push_back(is_control(c) ? ' ' : c);
         lines.append("\r\n");
     }
 }
@@ -111,7 +120,8 @@ std::optional<std::vector<std::pair<std::string, std::string>>> parse_query(std:
         if (part.empty()) continue;
         const auto equals = part.find('=');
         auto name = percent_decode(part.substr(0, equals), true);
-        auto value = percent_decode(equals == std::string_view::npos ? std::string_view() : part.substr(equals + 1), true);
+        auto value =
+            percent_decode(equals == std::string_view::npos ? std::string_view() : part.substr(equals + 1), true);
         if (!name || !value) return std::nullopt;
         parameters.emplace_back(std::move(*name), std::move(*value));
     }

@@ -26,24 +26,24 @@ struct Field {
 /// `Reply` that came with the request has been sent or dropped, and not a moment longer.
 struct Request {
     Method method = Method::other;
-    std::string_view target;                ///< origin-form as sent: path, then `?query`; at most 2 KiB of printable ASCII
-    std::string_view path;                  ///< target up to `?`, still percent-encoded
-    std::string_view query;                 ///< after `?`, still percent-encoded; empty without one
-    std::span<const Field> fields;          ///< header fields in order of arrival; trailers are refused by the server
-    std::string_view body;                  ///< decoded of any chunking
-    std::string_view peer_address;          ///< textual address of the peer, without port
-    std::span<const std::string> params;    ///< decoded `{...}` segments of the matched route, in template order
-    std::string_view route;                 ///< template of the matched route ("/vehicles/{id}"); empty when none matched
+    std::string_view target;        ///< origin-form as sent: path, then `?query`; at most 2 KiB of printable ASCII
+    std::string_view path;          ///< target up to `?`, still percent-encoded
+    std::string_view query;         ///< after `?`, still percent-encoded; empty without one
+    std::span<const Field> fields;  ///< header fields in order of arrival; trailers are refused by the server
+    std::string_view body;          ///< decoded of any chunking
+    std::string_view peer_address;  ///< textual address of the peer, without port
+    std::span<const std::string> params;  ///< decoded `{...}` segments of the matched route, in template order
+    std::string_view route;               ///< template of the matched route ("/vehicles/{id}"); empty when none matched
 
     /// First field of that name, compared without case; nullopt when absent.
     [[nodiscard]] std::optional<std::string_view> field(std::string_view name) const noexcept;
 };
 
-/// One answer. `headers` are sent as given but for control characters, which become spaces; they exclude what the server
-/// itself writes: Content-Length, Date, Connection, Server and, when `content_type` is not empty, Content-Type.
+/// One answer. `headers` are sent as given but for control characters, which become spaces; they exclude what the
+/// server itself writes: Content-Length, Date, Connection, Server and, when `content_type` is not empty, Content-Type.
 struct Response {
     int status = 200;
-    std::string_view content_type;          ///< must outlive the send call only
+    std::string_view content_type;  ///< must outlive the send call only
     std::vector<std::pair<std::string_view, std::string>> headers;
     std::string body;
 };
@@ -57,8 +57,8 @@ public:
     class Target {
     public:
         virtual ~Target() = default;
-        /// `ticket` tells the outstanding request from earlier ones of the same session. Returns false when it was too late.
-        /// `status` is kDropped, and the rest empty, for a Reply that was dropped without an answer.
+        /// `ticket` tells the outstanding request from earlier ones of the same session. Returns false when it was too
+        /// late. `status` is kDropped, and the rest empty, for a Reply that was dropped without an answer.
         virtual bool complete(std::uint64_t ticket, int status, std::string_view content_type,
                               std::string_view header_lines, std::string_view body) noexcept = 0;
         /// Prolongs the handler deadline of the outstanding request to `milliseconds` from now.
@@ -93,7 +93,8 @@ private:
 /// Appends the response's headers as complete "Name: value\r\n" lines.
 void append_header_lines(const Response& response, std::string& lines);
 
-/// Percent-decodes one path segment (`plus_is_space` = false) or one query part (true). Nullopt: a broken escape or `%00`.
+/// Percent-decodes one path segment (`plus_is_space` = false) or one query part (true). Nullopt: a broken escape or
+/// `%00`.
 std::optional<std::string> percent_decode(std::string_view text, bool plus_is_space);
 /// The same into storage that is reused; false for a broken escape or `%00`, and then `decoded` is unspecified.
 bool percent_decode(std::string_view text, bool plus_is_space, std::string& decoded);

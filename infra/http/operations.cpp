@@ -22,18 +22,30 @@ void append_escaped(std::string& out, std::string_view text) {
 
 std::string_view title_of(int status) noexcept {
     switch (status) {
-        case 400: return "Bad Request";
-        case 404: return "Not Found";
-        case 405: return "Method Not Allowed";
-        case 408: return "Request Timeout";
-        case 413: return "Content Too Large";
-        case 414: return "URI Too Long";
-        case 415: return "Unsupported Media Type";
-        case 431: return "Request Header Fields Too Large";
-        case 500: return "Internal Server Error";
-        case 501: return "Not Implemented";
-        case 503: return "Service Unavailable";
-        default: return "Error";
+        case 400:
+            return "Bad Request";
+        case 404:
+            return "Not Found";
+        case 405:
+            return "Method Not Allowed";
+        case 408:
+            return "Request Timeout";
+        case 413:
+            return "Content Too Large";
+        case 414:
+            return "URI Too Long";
+        case 415:
+            return "Unsupported Media Type";
+        case 431:
+            return "Request Header Fields Too Large";
+        case 500:
+            return "Internal Server Error";
+        case 501:
+            return "Not Implemented";
+        case 503:
+            return "Service Unavailable";
+        default:
+            return "Error";
     }
 }
 
@@ -75,8 +87,8 @@ Response plain_problem(int status, std::string_view detail, const Request*) {
     return response;
 }
 
-void add_operations(Router& router, const base::Metrics& metrics, std::function<std::optional<std::string>()> not_ready_because,
-                    OperationsOptions options) {
+void add_operations(Router& router, const base::Metrics& metrics,
+                    std::function<std::optional<std::string>()> not_ready_because, OperationsOptions options) {
     struct Scrape {
         std::mutex mutex;  // guards calls of `refresh`
         std::function<void()> refresh;
@@ -90,8 +102,8 @@ void add_operations(Router& router, const base::Metrics& metrics, std::function<
                     }
                     reply.send(200, kPrometheusText, kNoStore, metrics.render());
                 }});
-    router.add({Method::get, "/livez",
-                [](const Request&, Reply reply) { reply.send(200, kPlainText, kNoStore, "alive\n"); }});
+    router.add(
+        {Method::get, "/livez", [](const Request&, Reply reply) { reply.send(200, kPlainText, kNoStore, "alive\n"); }});
 
     auto readiness = std::make_shared<Readiness>();
     readiness->not_ready_because = std::move(not_ready_because);

@@ -7,9 +7,9 @@ namespace tidemark::http {
 
 /// What the request and the connection decide about its answer's form.
 struct AnswerShape {
-    bool omit_body = false;                     ///< the answer to HEAD: Content-Length is told, the body is not sent
-    bool close = false;                         ///< the last answer of its connection
-    bool confirm_keep_alive = false;            ///< HTTP/1.0 needs to be told that the connection stays
+    bool omit_body = false;           ///< the answer to HEAD: Content-Length is told, the body is not sent
+    bool close = false;               ///< the last answer of its connection
+    bool confirm_keep_alive = false;  ///< HTTP/1.0 needs to be told that the connection stays
 };
 
 /// Appends one complete answer. `header_lines` is zero or more complete "Name: value\r\n" lines. A status that has no

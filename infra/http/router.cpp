@@ -11,7 +11,9 @@ namespace {
 constexpr std::size_t kMethods = static_cast<std::size_t>(Method::other) + 1;
 constexpr std::size_t kNoRoute = static_cast<std::size_t>(-1);
 
-constexpr std::size_t index_of(Method method) noexcept { return static_cast<std::size_t>(method); }
+constexpr std::size_t index_of(Method method) noexcept {
+    return static_cast<std::size_t>(method);
+}
 
 bool is_parameter(std::string_view segment) noexcept {
     return segment.size() >= 2 && segment.front() == '{' && segment.back() == '}';
@@ -30,7 +32,8 @@ std::string_view take_segment(std::string_view& rest) noexcept {
 
 struct Router::Node {
     std::string literal;
-    std::vector<std::unique_ptr<Node>> literals;  // few per node, so that a linear search by length and bytes is fastest
+    std::vector<std::unique_ptr<Node>>
+        literals;  // few per node, so that a linear search by length and bytes is fastest
     std::unique_ptr<Node> parameter;
     std::array<std::size_t, kMethods> routes;
     bool ends_a_route = false;
@@ -44,9 +47,10 @@ struct Router::Node {
         return nullptr;
     }
 
-    /// The node that the rest of the path leads to. A branch that ends nowhere is left again, so that `/a/{x}/c` is found
-    /// beside `/a/b`. `rest` is empty or starts with `/`; templates have few segments, which bounds the depth.
-    const Node* find(std::string_view rest, bool has_escapes, std::vector<std::string>& params, std::size_t used) const {
+    /// The node that the rest of the path leads to. A branch that ends nowhere is left again, so that `/a/{x}/c` is
+    /// found beside `/a/b`. `rest` is empty or starts with `/`; templates have few segments, which bounds the depth.
+    const Node* find(std::string_view rest, bool has_escapes, std::vector<std::string>& params,
+                     std::size_t used) const {
         if (rest.empty()) {
             if (!ends_a_route) return nullptr;
             params.resize(used);

@@ -10,7 +10,8 @@
 
 namespace tidemark::http {
 
-/// Answers a request, now or later, from any thread, by `reply`. Must not block: it runs on the connection's event loop.
+/// Answers a request, now or later, from any thread, by `reply`. Must not block: it runs on the connection's event
+/// loop.
 using Handler = std::function<void(const Request&, Reply)>;
 
 /// A route and its limits. `path` is split on `/`; a segment in braces matches one segment and is decoded once.
@@ -18,12 +19,13 @@ struct Route {
     Method method;
     std::string path;
     Handler handler;
-    std::size_t max_body_bytes = 16 * 1024;             ///< decoded bytes; more is 413
-    std::vector<std::string> media_types = {};          ///< accepted request Content-Types (without parameters); empty: no body is expected, any type is ignored
+    std::size_t max_body_bytes = 16 * 1024;  ///< decoded bytes; more is 413
+    std::vector<std::string> media_types =
+        {};  ///< accepted request Content-Types (without parameters); empty: no body is expected, any type is ignored
 };
 
-/// The routing table: fixed before the server starts, then read by every loop. HEAD is served by GET's route (the server
-/// drops the body); OPTIONS and 405 list the methods of the path in `Allow`.
+/// The routing table: fixed before the server starts, then read by every loop. HEAD is served by GET's route (the
+/// server drops the body); OPTIONS and 405 list the methods of the path in `Allow`.
 class Router {
 public:
     Router();
@@ -36,9 +38,10 @@ public:
     void add(Route route);
 
     struct Match {
-        const Route* route = nullptr;       ///< null: no such path (404) or, with `allow` not empty, no such method (405)
-        std::string allow;                  ///< "GET, HEAD, OPTIONS": methods of the path when it exists; filled only when route is null
-        bool bad_escape = false;            ///< a segment that does not decode: 400
+        const Route* route = nullptr;  ///< null: no such path (404) or, with `allow` not empty, no such method (405)
+        std::string
+            allow;  ///< "GET, HEAD, OPTIONS": methods of the path when it exists; filled only when route is null
+        bool bad_escape = false;  ///< a segment that does not decode: 400
     };
     /// `params` receives the decoded segments (cleared first; its strings' storage is reused).
     Match match(Method method, std::string_view path, std::vector<std::string>& params) const;

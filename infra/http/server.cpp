@@ -4,11 +4,15 @@
 #include "infra/http/connection.h"
 #include "infra/http/deadline_wheel.h"
 
+// Each io_context belongs to one thread, so its fences order nothing; and ThreadSanitizer cannot see through them.
+#define BOOST_ASIO_DISABLE_FENCED_BLOCK
+#include <boost/asio/basic_socket_acceptor.hpp>
+#include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
-#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -41,6 +45,13 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using ErrorCode = boost::system::error_code;
 using Clock = std::chrono::steady_clock;
+
+// On the executor itself: Asio's own names for these go through a type-erased one with each operation.
+using Executor = asio::io_context::executor_type;
+using Socket = asio::basic_stream_socket<tcp, Executor>;
+using Acceptor = asio::basic_socket_acceptor<tcp, Executor>;
+using Timer = asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, Executor>;
+using StreamDescriptor = asio::posix::basic_stream_descriptor<Executor>;
 
 /// New connections are answered 503 from this share of max_connections on, and not answered at all when it is reached.
 constexpr std::size_t kShedPercent = 90;
@@ -139,13 +150,13 @@ class Loop;
 
 /// One connection: Connection's protocol on an Asio socket, and the Target of its requests' replies.
 ///
-/// Owned by itself (`self_`) while its socket is open, by each operation under way and by each Reply. All but complete()
-/// and extend() belongs to the loop's thread. An answer from another thread meets the handler's deadline and the client's
-/// leaving in `slot_`, the outstanding ticket and who has it: whoever moves it from `waiting` has won. The winner renders
-/// into `answer_`, which nobody else touches until the loop finds the session in its mailbox.
+/// Owned by itself (`self_`) while its socket is open, by each operation under way and by each Reply. All but
+/// complete() and extend() belongs to the loop's thread. An answer from another thread meets the handler's deadline and
+/// the client's leaving in `slot_`, the outstanding ticket and who has it: whoever moves it from `waiting` has won. The
+/// winner renders into `answer_`, which nobody else touches until the loop finds the session in its mailbox.
 class Session final : public Reply::Target, public DeadlineWheel::Entry, public std::enable_shared_from_this<Session> {
 public:
-    Session(Loop& loop, tcp::socket socket, std::string peer_address);
+    Session(Loop& loop, Socket socket, std::string peer_address);
 
     /// Takes the socket into use. `shed_because` not empty: only to answer 503 with it.
     void open(std::string_view shed_because);
@@ -159,7 +170,7 @@ public:
     void extend(std::uint64_t ticket, std::uint32_t milliseconds) noexcept override;
 
     Session* next_in_mailbox = nullptr;
-    std::shared_ptr<Session> kept_by_mailbox;   ///< keeps the session while it is in the mailbox
+    std::shared_ptr<Session> kept_by_mailbox;  ///< keeps the session while it is in the mailbox
 
 private:
     enum class Slot : std::uint64_t { empty, waiting, taken };
@@ -182,9 +193,9 @@ private:
     void take_extension() noexcept;
     [[nodiscard]] bool take_slot() noexcept;
 
-    Loop& loop_;                                ///< valid while the socket is open
+    Loop& loop_;  ///< valid while the socket is open
     const std::shared_ptr<Mailbox> mailbox_;
-    std::optional<tcp::socket> socket_;
+    std::optional<Socket> socket_;
     std::shared_ptr<Session> self_;
     std::string peer_address_;
     Connection connection_;
@@ -195,12 +206,12 @@ private:
     TimePoint active_{};
 
     std::uint64_t ticket_ = 0;
-    bool dispatching_ = false;                  ///< the handler of `ticket_` is being called
-    AnswerShape shape_;                         ///< the outstanding answer's; set before `slot_` says waiting
+    bool dispatching_ = false;  ///< the handler of `ticket_` is being called
+    AnswerShape shape_;         ///< the outstanding answer's; set before `slot_` says waiting
     std::atomic<std::uint64_t> slot_{0};
-    std::atomic<std::uint64_t> extension_{0};   ///< low 24 bits of a ticket, and the deadline it was given
+    std::atomic<std::uint64_t> extension_{0};  ///< low 24 bits of a ticket, and the deadline it was given
 
-    std::string answer_;                        ///< written by the slot's winner, then read by the loop
+    std::string answer_;  ///< written by the slot's winner, then read by the loop
     int answer_status_ = 0;
     bool answer_closes_ = false;
 };
@@ -213,10 +224,10 @@ struct Shared {
     const Observer observer;
     SharedCounters counters;
 
-    std::mutex peers_mutex;                     // guards peers
-    std::unordered_map<std::string, std::size_t> peers;     ///< open connections; kept only under a cap
+    std::mutex peers_mutex;                              // guards peers
+    std::unordered_map<std::string, std::size_t> peers;  ///< open connections; kept only under a cap
 
-    std::mutex running_mutex;                   // guards running
+    std::mutex running_mutex;  // guards running
     std::condition_variable stopped;
     std::size_t running = 0;
 
@@ -238,8 +249,9 @@ struct Shared {
     }
 };
 
-/// One thread's share of the server: its acceptor, its sessions, their deadlines. Made, and destroyed, on the thread of the
-/// Server; everything else happens in run(), which returns when the loop was told to drain and its last session closed.
+/// One thread's share of the server: its acceptor, its sessions, their deadlines. Made, and destroyed, on the thread of
+/// the Server; everything else happens in run(), which returns when the loop was told to drain and its last session
+/// closed.
 class Loop {
 public:
     /// Listens on `descriptor`, which it takes over.
@@ -270,14 +282,14 @@ private:
     asio::io_context context_{BOOST_ASIO_CONCURRENCY_HINT_UNSAFE};
     Shared& shared_;
     std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
-    tcp::acceptor acceptor_{context_};
+    Acceptor acceptor_{context_};
     bool is_v6_;
-    asio::posix::stream_descriptor wake_{context_};
-    asio::steady_timer timer_{context_};
+    StreamDescriptor wake_{context_};
+    Timer timer_{context_};
     std::chrono::milliseconds resolution_;
     DeadlineWheel wheel_;
     std::optional<TimePoint> accept_again_;
-    Descriptor spare_;                          ///< given up to accept, answer and close one connection when none is left
+    Descriptor spare_;  ///< given up to accept, answer and close one connection when none is left
     std::size_t sessions_ = 0;
     bool draining_ = false;
     bool finished_ = false;
@@ -309,7 +321,7 @@ Session* Mailbox::reversed(Session* newest) noexcept {
 
 // ---------------------------------------------------------------------------------------------------------- Session
 
-Session::Session(Loop& loop, tcp::socket socket, std::string peer_address)
+Session::Session(Loop& loop, Socket socket, std::string peer_address)
     : loop_(loop),
       mailbox_(loop.mailbox_),
       socket_(std::move(socket)),
@@ -341,18 +353,25 @@ void Session::open(std::string_view shed_because) {
 void Session::drive(TimePoint now) {
     while (socket_) {
         switch (connection_.advance(now)) {
-            case Connection::Next::handle: dispatch(); break;
+            case Connection::Next::handle:
+                dispatch();
+                break;
             case Connection::Next::write:
                 if (!flush(now)) return arm(now);
                 break;
-            case Connection::Next::read: read(); return arm(now);
-            case Connection::Next::wait: return arm(now);
+            case Connection::Next::read:
+                read();
+                return arm(now);
+            case Connection::Next::wait:
+                return arm(now);
             case Connection::Next::linger: {
                 ErrorCode ignored;  // a peer that is gone already shows in the next read
-                socket_->shutdown(tcp::socket::shutdown_send, ignored);
+                socket_->shutdown(Socket::shutdown_send, ignored);
                 break;
             }
-            case Connection::Next::close: close(); break;
+            case Connection::Next::close:
+                close();
+                break;
         }
     }
 }
@@ -381,7 +400,7 @@ bool Session::flush(TimePoint now) {
         if (error == asio::error::would_block) {
             connection_.blocked(now);
             awaiting_write_ = true;
-            socket_->async_wait(tcp::socket::wait_write, [self = shared_from_this()](const ErrorCode& failure) {
+            socket_->async_wait(Socket::wait_write, [self = shared_from_this()](const ErrorCode& failure) {
                 self->awaiting_write_ = false;
                 if (failure || !self->socket_) return;
                 self->guarded([&self] { self->drive(Clock::now()); });
@@ -553,7 +572,7 @@ void Session::close() noexcept {
     if (!socket_) return;
     static_cast<void>(take_slot());  // an answer that is still to come has nowhere to go
     loop_.wheel_.remove(*this);
-    ErrorCode ignored;               // the descriptor is gone whatever it says
+    ErrorCode ignored;  // the descriptor is gone whatever it says
     if (connection_.reset_on_close()) socket_->set_option(asio::socket_base::linger(true, 0), ignored);
     socket_->close(ignored);
     socket_.reset();
@@ -570,7 +589,9 @@ std::chrono::milliseconds resolution_for(const ServerOptions& options) {
     return std::clamp(shortest / 32, 1ms, 250ms);
 }
 
-int open_spare() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }
+int open_spare() noexcept {
+    return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
 
 std::string text_of(const sockaddr_storage& address) {
     std::array<char, INET6_ADDRSTRLEN> text{};
@@ -594,8 +615,9 @@ Loop::Loop(Shared& shared, int descriptor, bool is_v6)
       resolution_(resolution_for(shared.options)),
       wheel_(Clock::now(), resolution_),
       spare_(open_spare()),
-      connection_context_{shared.options, shared.router, shared.error_body, shared.counters,
-                          shared.observer ? &exchanges_ : nullptr, discard_} {
+      connection_context_{
+          shared.options, shared.router, shared.error_body, shared.counters, shared.observer ? &exchanges_ : nullptr,
+          discard_} {
     acceptor_.assign(is_v6 ? tcp::v6() : tcp::v4(), descriptor);
     acceptor_.non_blocking(true);
     wake_.assign(mailbox_->wake_descriptor());
@@ -619,7 +641,7 @@ void Loop::run() {
 }
 
 void Loop::accept() {
-    acceptor_.async_wait(tcp::acceptor::wait_read, [this](const ErrorCode& error) {
+    acceptor_.async_wait(Acceptor::wait_read, [this](const ErrorCode& error) {
         if (error || draining_) return;
         accept_pending(Clock::now());
         if (!accept_again_) accept();
@@ -637,12 +659,25 @@ void Loop::accept_pending(TimePoint now) {
             continue;
         }
         switch (errno) {
-            case EAGAIN: return;
+            case EAGAIN:
+                return;
             case EMFILE:
-            case ENFILE: return refuse_without_descriptor(now);
-            case ENOBUFS:
-            case ENOMEM: accept_again_ = now + kAcceptPause; return;
-            default: break;  // this one connection has failed already (accept(2)): the next
+            case ENFILE:
+                return refuse_without_descriptor(now);
+            case EINTR:
+            case ECONNABORTED:
+            case EPROTO:
+            case ENETDOWN:
+            case ENETUNREACH:
+            case EHOSTDOWN:
+            case EHOSTUNREACH:
+            case ENONET:
+            case ENOPROTOOPT:
+            case EOPNOTSUPP:
+                break;  // of this one connection, says accept(2): the next
+            default:
+                accept_again_ = now + kAcceptPause;
+                return;  // memory, mostly
         }
     }
 }
@@ -663,7 +698,7 @@ void Loop::admit(Descriptor descriptor, std::string peer_address) {
     if (!shed_because.empty()) counters.shed.fetch_add(1, std::memory_order_relaxed);
 
     try {
-        tcp::socket socket(context_);
+        Socket socket(context_);
         socket.assign(is_v6_ ? tcp::v6() : tcp::v4(), descriptor.get());
         static_cast<void>(descriptor.release());
         socket.non_blocking(true);
@@ -678,8 +713,8 @@ void Loop::admit(Descriptor descriptor, std::string peer_address) {
     }
 }
 
-/// The listener would stay readable, and spin, while no descriptor is left: one connection at a time is told so with the
-/// spare one, and the rest wait in the backlog.
+/// The listener would stay readable, and spin, while no descriptor is left: one connection at a time is told so with
+/// the spare one, and the rest wait in the backlog.
 void Loop::refuse_without_descriptor(TimePoint now) {
     accept_again_ = now + kAcceptPause;
     spare_.reset();
@@ -696,7 +731,7 @@ void Loop::refuse_without_descriptor(TimePoint now) {
 }
 
 void Loop::await_mail() {
-    wake_.async_wait(asio::posix::stream_descriptor::wait_read, [this](const ErrorCode& error) {
+    wake_.async_wait(StreamDescriptor::wait_read, [this](const ErrorCode& error) {
         if (error) return;
         take_mail();
         if (!finished_) await_mail();
@@ -767,7 +802,8 @@ void Loop::finish_if_done() noexcept {
 void Loop::report_finished() {
     if (exchanges_.empty()) return;
     const auto now = Clock::now();
-    for (const auto& each : exchanges_) shared_.observer({each.method, each.route, each.status, now - each.since});
+    for (const auto& each : exchanges_)
+        shared_.observer({each.method, each.route, each.status, now - each.since});
     exchanges_.clear();
 }
 
@@ -797,8 +833,8 @@ struct Address {
     }
 };
 
-/// A listening socket. The first of a server binds exclusively and lets its siblings in only then, so that a second server
-/// on the same port is an error instead of a silent share of the connections.
+/// A listening socket. The first of a server binds exclusively and lets its siblings in only then, so that a second
+/// server on the same port is an error instead of a silent share of the connections.
 int listen_on(const std::string& host, std::uint16_t port, bool first) {
     const auto what = "listen on " + host + ":" + std::to_string(port);
     const auto address = Address::of(host, port);
@@ -841,7 +877,8 @@ public:
         assert(loops_.empty());
         const auto& options = shared_.options;
         const bool is_v6 = Address::of(options.address, 0).is_v6();
-        const unsigned threads = options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
+        const unsigned threads =
+            options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
         port_ = options.port;
         for (unsigned i = 0; i < threads; ++i) {
             Descriptor listener(listen_on(options.address, port_, i == 0));
@@ -850,18 +887,22 @@ public:
             static_cast<void>(listener.release());
         }
         shared_.running = threads;
-        for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this, i] { run(i); });
+        for (unsigned i = 0; i < threads; ++i)
+            threads_.emplace_back([this, i] { run(i); });
     }
 
     void drain(std::chrono::milliseconds limit) {
         if (threads_.empty()) return;
-        for (const auto& loop : loops_) loop->mailbox().drain();
+        for (const auto& loop : loops_)
+            loop->mailbox().drain();
         {
             std::unique_lock lock(shared_.running_mutex);
             shared_.stopped.wait_for(lock, limit, [this] { return shared_.running == 0; });
         }
-        for (const auto& loop : loops_) loop->mailbox().abort();
-        for (auto& thread : threads_) thread.join();
+        for (const auto& loop : loops_)
+            loop->mailbox().abort();
+        for (auto& thread : threads_)
+            thread.join();
         threads_.clear();
     }
 
@@ -870,7 +911,7 @@ public:
     [[nodiscard]] ServerCounters counters() const noexcept {
         const auto& counters = shared_.counters;
         const auto read = [](const std::atomic<std::uint64_t>& value) { return value.load(std::memory_order_relaxed); };
-        return {read(counters.accepted), read(counters.open),     read(counters.shed),
+        return {read(counters.accepted),  read(counters.open),     read(counters.shed),
                 read(counters.malformed), read(counters.deadline), read(counters.dropped_replies)};
     }
 
@@ -893,9 +934,17 @@ private:
 Server::Server(ServerOptions options, const Router& router, ErrorBody error_body, Observer observer)
     : impl_(std::make_unique<Impl>(std::move(options), router, std::move(error_body), std::move(observer))) {}
 Server::~Server() = default;
-void Server::start() { impl_->start(); }
-std::uint16_t Server::port() const noexcept { return impl_->port(); }
-void Server::drain(std::chrono::milliseconds limit) { impl_->drain(limit); }
-ServerCounters Server::counters() const noexcept { return impl_->counters(); }
+void Server::start() {
+    impl_->start();
+}
+std::uint16_t Server::port() const noexcept {
+    return impl_->port();
+}
+void Server::drain(std::chrono::milliseconds limit) {
+    impl_->drain(limit);
+}
+ServerCounters Server::counters() const noexcept {
+    return impl_->counters();
+}
 
 }  // namespace tidemark::http

@@ -29,7 +29,9 @@ public:
         const auto code = rd_kafka_message_headers(&message, &headers);
         if (code == RD_KAFKA_RESP_ERR__NOENT) return;
         if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
-            fail("headers of partition " + std::to_string(message.partition) + ", offset " + std::to_string(message.offset), code);
+            fail("headers of partition " + std::to_string(message.partition) + ", offset " +
+                     std::to_string(message.offset),
+                 code);
         }
         const char* name = nullptr;
         const void* value = nullptr;
@@ -41,7 +43,8 @@ public:
 
     [[nodiscard]] std::vector<Header> headers() const override {
         std::vector<Header> all;
-        for (const auto& [name, value] : headers_) all.push_back({name, value});
+        for (const auto& [name, value] : headers_)
+            all.push_back({name, value});
         return all;
     }
     [[nodiscard]] const std::optional<std::string>& key() const noexcept { return key_; }
@@ -66,7 +69,9 @@ Record copy_of(const rd_kafka_message_t& message) {
     return record;
 }
 
-std::string place(const std::string& topic, std::int32_t partition) { return "topic " + topic + ", partition " + std::to_string(partition); }
+std::string place(const std::string& topic, std::int32_t partition) {
+    return "topic " + topic + ", partition " + std::to_string(partition);
+}
 
 struct NewTopicDeleter {
     void operator()(rd_kafka_NewTopic_t* topic) const noexcept { rd_kafka_NewTopic_destroy(topic); }
@@ -83,13 +88,16 @@ class Reading {
 public:
     Reading(rd_kafka_t* client, const std::string& topic, std::int32_t partition, std::int64_t offset)
         : topic_(make_topic(client, topic)), partition_(partition) {
-        if (rd_kafka_consume_start(topic_.get(), partition, offset) != 0) fail(place(topic, partition), rd_kafka_last_error());
+        if (rd_kafka_consume_start(topic_.get(), partition, offset) != 0)
+            fail(place(topic, partition), rd_kafka_last_error());
     }
     ~Reading() { static_cast<void>(rd_kafka_consume_stop(topic_.get(), partition_)); }  // fails only when never started
     Reading(const Reading&) = delete;
     Reading& operator=(const Reading&) = delete;
 
-    Message next(std::chrono::milliseconds wait) { return Message(rd_kafka_consume(topic_.get(), partition_, static_cast<int>(wait.count()))); }
+    Message next(std::chrono::milliseconds wait) {
+        return Message(rd_kafka_consume(topic_.get(), partition_, static_cast<int>(wait.count())));
+    }
 
 private:
     Topic topic_;
@@ -99,9 +107,11 @@ private:
 }  // namespace
 
 struct Admin::State {
-    State(std::string its_brokers, std::map<std::string, std::string> its_properties, std::chrono::milliseconds its_timeout)
+    State(std::string its_brokers, std::map<std::string, std::string> its_properties,
+          std::chrono::milliseconds its_timeout)
         : brokers(std::move(its_brokers)), properties(std::move(its_properties)), timeout(its_timeout) {
-        // A consumer without a group: producers ask for the end of committed records only, and let the broker create topics.
+        // A consumer without a group: producers ask for the end of committed records only, and let the broker create
+        // topics.
         ClientConf conf(brokers, "tidemark-admin");
         conf.set("isolation.level", "read_uncommitted");
         conf.set("enable.auto.commit", "false");
@@ -120,14 +130,17 @@ struct Admin::State {
         const std::unique_ptr<rd_kafka_AdminOptions_t, decltype(&rd_kafka_AdminOptions_destroy)> admin_options(
             rd_kafka_AdminOptions_new(client.get(), operation), rd_kafka_AdminOptions_destroy);
         std::array<char, 256> error{};
-        auto set = rd_kafka_AdminOptions_set_request_timeout(admin_options.get(), milliseconds(), error.data(), error.size());
+        auto set =
+            rd_kafka_AdminOptions_set_request_timeout(admin_options.get(), milliseconds(), error.data(), error.size());
         if (set == RD_KAFKA_RESP_ERR_NO_ERROR && operation == RD_KAFKA_ADMIN_OP_CREATETOPICS) {
-            set = rd_kafka_AdminOptions_set_operation_timeout(admin_options.get(), milliseconds(), error.data(), error.size());
+            set = rd_kafka_AdminOptions_set_operation_timeout(admin_options.get(), milliseconds(), error.data(),
+                                                              error.size());
         }
         if (set != RD_KAFKA_RESP_ERR_NO_ERROR) fail(what + ": " + error.data(), set);
         const Queue queue(rd_kafka_queue_new(client.get()));
         request(admin_options.get(), queue.get());
-        Event event(rd_kafka_queue_poll(queue.get(), milliseconds() + 1'000));  // a second for the request's own time-out to come through
+        Event event(rd_kafka_queue_poll(
+            queue.get(), milliseconds() + 1'000));  // a second for the request's own time-out to come through
         if (!event) fail(what, RD_KAFKA_RESP_ERR__TIMED_OUT);
         if (const auto code = rd_kafka_event_error(event.get()); code != RD_KAFKA_RESP_ERR_NO_ERROR) fail(what, code);
         return event;
@@ -163,16 +176,22 @@ struct Admin::State {
         return metadata->topics[0].partition_cnt;
     }
 
-    /// Until the brokers know the new topic's leaders: a client that comes earlier is told that there is no such topic.
+    /// Until the brokers know the new topic's leaders: a client that comes earlier is told that there is no such topic,
+    /// or that it has fewer partitions, and remembers it. Asking for the count renews what the client remembers.
     void wait_for_leaders(const TopicSpec& spec) {
         const auto until = Clock::now() + timeout;
         base::Backoff backoff(10ms, 200ms, 1);
         while (true) {
             try {
-                static_cast<void>(offsets(spec.name, spec.partitions, RD_KAFKA_OFFSET_END));
-                return;
+                if (partition_count(spec.name) == spec.partitions) {
+                    static_cast<void>(offsets(spec.name, spec.partitions, RD_KAFKA_OFFSET_END));
+                    return;
+                }
+                if (Clock::now() >= until)
+                    fail("partitions of topic " + spec.name, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
             } catch (const Error& error) {
-                if (!error.is_retryable() || Clock::now() >= until) throw;
+                const bool may_pass = error.is_retryable() || error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+                if (!may_pass || Clock::now() >= until) throw;
             }
             std::this_thread::sleep_for(backoff.next());
         }
@@ -194,8 +213,8 @@ struct Admin::State {
     }
 
     /// Nullopt: nobody knows whether it was stored, or where.
-    std::optional<std::int64_t> append(const std::string& what, const std::string& topic, std::int32_t partition, std::string_view key,
-                                       std::string_view value) {
+    std::optional<std::int64_t> append(const std::string& what, const std::string& topic, std::int32_t partition,
+                                       std::string_view key, std::string_view value) {
         rd_kafka_t* producer = appender();
         const auto handle = make_topic(producer, topic);
         const Queue queue(rd_kafka_queue_get_main(producer));
@@ -246,7 +265,8 @@ bool Admin::create_topic(const TopicSpec& spec) {
         rd_kafka_CreateTopics(state_->client.get(), topics.data(), topics.size(), options, queue);
     });
     std::size_t count = 0;
-    const auto* const* results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event.get()), &count);
+    const auto* const* results =
+        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event.get()), &count);
     for (const auto* result : std::span(results, count)) {
         const auto code = rd_kafka_topic_result_error(result);
         if (code == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) return false;
@@ -259,7 +279,9 @@ bool Admin::create_topic(const TopicSpec& spec) {
     return true;
 }
 
-std::optional<std::int32_t> Admin::partition_count(const std::string& topic) { return state_->partition_count(topic); }
+std::optional<std::int32_t> Admin::partition_count(const std::string& topic) {
+    return state_->partition_count(topic);
+}
 
 std::map<std::string, std::string> Admin::topic_settings(const std::string& topic) {
     const std::string what = "settings of topic " + topic;
@@ -271,7 +293,8 @@ std::map<std::string, std::string> Admin::topic_settings(const std::string& topi
         rd_kafka_DescribeConfigs(state_->client.get(), resources.data(), resources.size(), options, queue);
     });
     std::size_t count = 0;
-    const auto* const* results = rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event.get()), &count);
+    const auto* const* results =
+        rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event.get()), &count);
     std::map<std::string, std::string> settings;
     for (const auto* result : std::span(results, count)) {
         const auto code = rd_kafka_ConfigResource_error(result);
@@ -290,7 +313,8 @@ std::vector<Watermarks> Admin::watermarks(const std::string& topic, std::int32_t
     const auto low = state_->offsets(topic, partitions, RD_KAFKA_OFFSET_BEGINNING);
     const auto high = state_->offsets(topic, partitions, RD_KAFKA_OFFSET_END);
     std::vector<Watermarks> all;
-    for (std::size_t n = 0; n < low.size(); ++n) all.push_back({low[n], high[n]});
+    for (std::size_t n = 0; n < low.size(); ++n)
+        all.push_back({low[n], high[n]});
     return all;
 }
 
@@ -307,15 +331,18 @@ std::optional<Record> Admin::read_at(const std::string& topic, std::int32_t part
     while (true) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now());
         const auto message = left > 0ms ? reading.next(left) : Message();
-        if (!message) fail(place(topic, partition) + ", offset " + std::to_string(offset), RD_KAFKA_RESP_ERR__TIMED_OUT);
+        if (!message)
+            fail(place(topic, partition) + ", offset " + std::to_string(offset), RD_KAFKA_RESP_ERR__TIMED_OUT);
         if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) return copy_of(*message);
         // Markers of transactions take offsets and are no records.
         if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) return std::nullopt;
-        if (!is_retryable(message->err)) fail(place(topic, partition) + ", offset " + std::to_string(offset), message->err);
+        if (!is_retryable(message->err))
+            fail(place(topic, partition) + ", offset " + std::to_string(offset), message->err);
     }
 }
 
-std::int64_t Admin::append(const std::string& topic, std::int32_t partition, std::string_view key, std::string_view value) {
+std::int64_t Admin::append(const std::string& topic, std::int32_t partition, std::string_view key,
+                           std::string_view value) {
     const std::string what = "append to " + place(topic, partition);
     if (const auto offset = state_->append(what, topic, partition, key, value)) return *offset;
     // Whatever is still in the client must not be appended later.

@@ -18,7 +18,8 @@ std::string read_back(rd_kafka_conf_t* conf, const char* name) {
     std::string value(size, '\0');
     if (result == RD_KAFKA_CONF_OK) result = rd_kafka_conf_get(conf, name, value.data(), &size);
     if (result != RD_KAFKA_CONF_OK) {
-        throw Error("Kafka client setting " + std::string(name) + " cannot be read back", RD_KAFKA_RESP_ERR__INVALID_ARG, false, false);
+        throw Error("Kafka client setting " + std::string(name) + " cannot be read back",
+                    RD_KAFKA_RESP_ERR__INVALID_ARG, false, false);
     }
     return value;
 }
@@ -33,15 +34,17 @@ base::log::Level level_of(int syslog) noexcept {
 void log_line(const rd_kafka_t* client, int syslog, const char* facility, const char* text) noexcept {
     // A producer heeds this consumer's setting, and is told in vain that it would not.
     if (std::strcmp(facility, "CONFWARN") == 0 && std::strstr(text, "allow.auto.create.topics") != nullptr) return;
-    base::log::write(level_of(syslog), "kafka_client",
-                     {{"client", client != nullptr ? rd_kafka_name(client) : ""}, {"facility", facility}, {"detail", text}});
+    base::log::write(
+        level_of(syslog), "kafka_client",
+        {{"client", client != nullptr ? rd_kafka_name(client) : ""}, {"facility", facility}, {"detail", text}});
 }
 
 Client make(rd_kafka_type_t type, rd_kafka_conf_t* conf) {
     std::array<char, 512> error{};
     rd_kafka_t* client = rd_kafka_new(type, conf, error.data(), error.size());
     if (client == nullptr) {
-        throw Error("the Kafka client does not start: " + std::string(error.data()), rd_kafka_last_error(), false, false);
+        throw Error("the Kafka client does not start: " + std::string(error.data()), rd_kafka_last_error(), false,
+                    false);
     }
     return Client(client);
 }
@@ -73,13 +76,27 @@ const char* what_to_change(int code) noexcept {
 void ClientDeleter::operator()(rd_kafka_t* client) const noexcept {
     rd_kafka_destroy_flags(client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 }
-void ConfDeleter::operator()(rd_kafka_conf_t* conf) const noexcept { rd_kafka_conf_destroy(conf); }
-void TopicDeleter::operator()(rd_kafka_topic_t* topic) const noexcept { rd_kafka_topic_destroy(topic); }
-void QueueDeleter::operator()(rd_kafka_queue_t* queue) const noexcept { rd_kafka_queue_destroy(queue); }
-void EventDeleter::operator()(rd_kafka_event_t* event) const noexcept { rd_kafka_event_destroy(event); }
-void ErrorDeleter::operator()(rd_kafka_error_t* error) const noexcept { rd_kafka_error_destroy(error); }
-void MessageDeleter::operator()(rd_kafka_message_t* message) const noexcept { rd_kafka_message_destroy(message); }
-void HeadersDeleter::operator()(rd_kafka_headers_t* headers) const noexcept { rd_kafka_headers_destroy(headers); }
+void ConfDeleter::operator()(rd_kafka_conf_t* conf) const noexcept {
+    rd_kafka_conf_destroy(conf);
+}
+void TopicDeleter::operator()(rd_kafka_topic_t* topic) const noexcept {
+    rd_kafka_topic_destroy(topic);
+}
+void QueueDeleter::operator()(rd_kafka_queue_t* queue) const noexcept {
+    rd_kafka_queue_destroy(queue);
+}
+void EventDeleter::operator()(rd_kafka_event_t* event) const noexcept {
+    rd_kafka_event_destroy(event);
+}
+void ErrorDeleter::operator()(rd_kafka_error_t* error) const noexcept {
+    rd_kafka_error_destroy(error);
+}
+void MessageDeleter::operator()(rd_kafka_message_t* message) const noexcept {
+    rd_kafka_message_destroy(message);
+}
+void HeadersDeleter::operator()(rd_kafka_headers_t* headers) const noexcept {
+    rd_kafka_headers_destroy(headers);
+}
 void PartitionsDeleter::operator()(rd_kafka_topic_partition_list_t* partitions) const noexcept {
     rd_kafka_topic_partition_list_destroy(partitions);
 }
@@ -107,19 +124,24 @@ void ClientConf::set(const char* name, const std::string& value) {
     decided_[name] = read_back(conf_.get(), name);
 }
 
-void ClientConf::keep(const char* name) { decided_[name] = read_back(conf_.get(), name); }
+void ClientConf::keep(const char* name) {
+    decided_[name] = read_back(conf_.get(), name);
+}
 
 void ClientConf::apply(const Properties& properties) {
     const Properties decided = decided_;
     for (const auto& [name, value] : properties) {
         std::array<char, 512> error{};
-        if (rd_kafka_conf_set(conf_.get(), name.c_str(), value.c_str(), error.data(), error.size()) != RD_KAFKA_CONF_OK) {
+        if (rd_kafka_conf_set(conf_.get(), name.c_str(), value.c_str(), error.data(), error.size()) !=
+            RD_KAFKA_CONF_OK) {
             // The value may be a password.
-            throw Error("Kafka client setting " + name + ": " + error.data(), RD_KAFKA_RESP_ERR__INVALID_ARG, false, false);
+            throw Error("Kafka client setting " + name + ": " + error.data(), RD_KAFKA_RESP_ERR__INVALID_ARG, false,
+                        false);
         }
         for (const auto& [ours, wanted] : decided) {
             if (read_back(conf_.get(), ours.c_str()) != wanted) {
-                throw Error("Kafka client setting " + name + " would change " + ours + ", which must stay " + wanted + ": leave it out",
+                throw Error("Kafka client setting " + name + " would change " + ours + ", which must stay " + wanted +
+                                ": leave it out",
                             RD_KAFKA_RESP_ERR__INVALID_ARG, false, false);
             }
         }
@@ -194,7 +216,9 @@ std::string describe(int code) {
     return std::string(rd_kafka_err2name(err)) + " (" + rd_kafka_err2str(err) + ")" + what_to_change(code);
 }
 
-void fail(const std::string& what, int code) { throw Error(what + ": " + describe(code), code, is_retryable(code), false); }
+void fail(const std::string& what, int code) {
+    throw Error(what + ": " + describe(code), code, is_retryable(code), false);
+}
 
 void fail_fatally(const std::string& what, rd_kafka_t* client) {
     std::array<char, 512> text{};

@@ -38,7 +38,8 @@ struct Counters {
 /// Keeps the client's own message, and so the bytes, alive.
 class MessageBody final : public Record::Body {
 public:
-    MessageBody(Message message, std::atomic<std::int64_t>& living) noexcept : message_(std::move(message)), living_(&living) {
+    MessageBody(Message message, std::atomic<std::int64_t>& living) noexcept
+        : message_(std::move(message)), living_(&living) {
         living_->fetch_add(1, std::memory_order_relaxed);
     }
     ~MessageBody() override {
@@ -54,7 +55,9 @@ public:
         const auto code = rd_kafka_message_headers(message_.get(), &headers);
         if (code == RD_KAFKA_RESP_ERR__NOENT) return all;
         if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
-            fail("headers of partition " + std::to_string(message_->partition) + ", offset " + std::to_string(message_->offset), code);
+            fail("headers of partition " + std::to_string(message_->partition) + ", offset " +
+                     std::to_string(message_->offset),
+                 code);
         }
         const char* name = nullptr;
         const void* value = nullptr;
@@ -70,7 +73,9 @@ private:
     std::atomic<std::int64_t>* living_;
 };
 
-std::string_view view(const void* data, std::size_t size) noexcept { return {static_cast<const char*>(data), size}; }
+std::string_view view(const void* data, std::size_t size) noexcept {
+    return {static_cast<const char*>(data), size};
+}
 
 }  // namespace
 
@@ -95,7 +100,7 @@ struct Consumer::State {
         // The pause after a failed fetch, e.g. while a partition changes its leader; the default is half a second.
         conf.set("fetch.error.backoff.ms", 100);
         // What a stopped owner can hold: stale records that it will drop.
-        conf.set("queued.min.messages", 10'000);
+        conf.set("queued.min.messages", options.queued_min_messages);
         conf.set("queued.max.messages.kbytes", options.queued_max_kbytes);
         conf.apply(options.properties);
         rd_kafka_conf_set_opaque(conf.get(), this);
@@ -125,7 +130,8 @@ struct Consumer::State {
         bool assigned = false;
     };
 
-    static void on_rebalance(rd_kafka_t*, rd_kafka_resp_err_t code, rd_kafka_topic_partition_list_t* partitions, void* self) noexcept {
+    static void on_rebalance(rd_kafka_t*, rd_kafka_resp_err_t code, rd_kafka_topic_partition_list_t* partitions,
+                             void* self) noexcept {
         static_cast<State*>(self)->rebalance(code, *partitions);
     }
     static void on_error(rd_kafka_t*, int code, const char* text, void* self) noexcept {
@@ -145,13 +151,15 @@ struct Consumer::State {
             return;
         }
         std::vector<std::int32_t> partitions;
-        for (const auto& one : std::span(list.elems, static_cast<std::size_t>(list.cnt))) partitions.push_back(one.partition);
+        for (const auto& one : std::span(list.elems, static_cast<std::size_t>(list.cnt)))
+            partitions.push_back(one.partition);
         if (code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
             ++counters.assigned;
             events.emplace_back(Assigned{std::move(partitions)});
         } else {
             // Any other code than "revoke" leaves open who owns the partitions now.
-            const bool lost = code != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS || rd_kafka_assignment_lost(client.get()) != 0;
+            const bool lost =
+                code != RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS || rd_kafka_assignment_lost(client.get()) != 0;
             ++(lost ? counters.lost : counters.revoked);
             events.emplace_back(Revoked{std::move(partitions), lost});
         }
@@ -166,7 +174,8 @@ struct Consumer::State {
             Message message(rd_kafka_consumer_poll(client.get(), static_cast<int>(left.count())));
             if (!events.empty()) return next_event();
             if (message) {
-                if (auto polled = message->err == RD_KAFKA_RESP_ERR_NO_ERROR ? take_record(std::move(message)) : take_error(*message)) {
+                if (auto polled = message->err == RD_KAFKA_RESP_ERR_NO_ERROR ? take_record(std::move(message))
+                                                                             : take_error(*message)) {
                     return std::move(*polled);
                 }
             }
@@ -182,10 +191,11 @@ struct Consumer::State {
         return event;
     }
 
-    /// Where a record or an end at `offset` moves the position of its partition; null when it is not wanted: fetched before
-    /// the last assignment, after a revocation, or while paused.
+    /// Where a record or an end at `offset` moves the position of its partition; null when it is not wanted: fetched
+    /// before the last assignment, after a revocation, or while paused.
     Position* wanted(std::int32_t partition, std::int64_t offset) {
-        if (unanswered || paused || partition < 0 || static_cast<std::size_t>(partition) >= positions.size()) return nullptr;
+        if (unanswered || paused || partition < 0 || static_cast<std::size_t>(partition) >= positions.size())
+            return nullptr;
         Position& position = positions[static_cast<std::size_t>(partition)];
         return position.assigned && offset >= position.next ? &position : nullptr;
     }
@@ -199,11 +209,12 @@ struct Consumer::State {
         record.partition = message->partition;
         record.offset = message->offset;
         rd_kafka_timestamp_type_t kind{};
-        record.append_time = base::Timestamp(std::chrono::milliseconds(rd_kafka_message_timestamp(message.get(), &kind)));
+        record.append_time =
+            base::Timestamp(std::chrono::milliseconds(rd_kafka_message_timestamp(message.get(), &kind)));
         if (message->key != nullptr) record.key = view(message->key, message->key_len);
         if (message->payload != nullptr) record.value = view(message->payload, message->len);
         record.own(std::make_unique<MessageBody>(std::move(message), living));
-        return Polled(std::move(record));
+        return std::optional<Polled>(std::in_place, std::move(record));
     }
 
     std::optional<Polled> take_error(const rd_kafka_message_t& message) {
@@ -212,7 +223,7 @@ struct Consumer::State {
             Position* position = wanted(message.partition, message.offset);
             if (position == nullptr) return std::nullopt;
             position->next = message.offset;
-            return Polled(EndOfPartition{message.partition, message.offset});
+            return std::optional<Polled>(std::in_place, EndOfPartition{message.partition, message.offset});
         }
         // Of an assignment that is over.
         if (message.partition >= 0 && (unanswered || !is_assigned(message.partition))) return std::nullopt;
@@ -250,7 +261,8 @@ struct Consumer::State {
     [[nodiscard]] Partitions list_of(std::span<const Start> starts) const {
         Partitions list(rd_kafka_topic_partition_list_new(static_cast<int>(starts.size())));
         for (const auto& start : starts) {
-            rd_kafka_topic_partition_list_add(list.get(), options.topic.c_str(), start.partition)->offset = start.offset;
+            rd_kafka_topic_partition_list_add(list.get(), options.topic.c_str(), start.partition)->offset =
+                start.offset;
         }
         return list;
     }
@@ -258,7 +270,8 @@ struct Consumer::State {
     void assign(std::span<const Start> starts) {
         std::vector<Position> fresh;
         for (const auto& start : starts) {
-            // A negative offset is a name to the client: -1 is the log's end, and reading from it would skip everything.
+            // A negative offset is a name to the client: -1 is the log's end, and reading from it would skip
+            // everything.
             if (start.partition < 0 || start.offset < 0) {
                 throw Error("topic " + options.topic + ", partition " + std::to_string(start.partition) + ": " +
                                 std::to_string(start.offset) + " is no place to read from",
@@ -268,8 +281,8 @@ struct Consumer::State {
             if (fresh.size() <= n) fresh.resize(n + 1);
             fresh[n] = {start.offset, true};
         }
-        // This returns after the client has raised the version of every partition, from where on it drops by itself what
-        // was fetched for the old assignment.
+        // This returns after the client has raised the version of every partition, from where on it drops by itself
+        // what was fetched for the old assignment.
         check(rd_kafka_assign(client.get(), list_of(starts).get()), "assignment of topic " + options.topic);
         positions = std::move(fresh);
         unanswered = false;
@@ -344,7 +357,8 @@ Consumer::~Consumer() {
     const std::string topic = state_->options.topic;
     if (const auto living = state_->living.load(std::memory_order_acquire); living != 0) {
         // Their bytes are the client's. It stays, as a member of its group until the session is over.
-        base::log::error("consumer_abandoned", {{"topic", topic}, {"reason", "records outlive it"}, {"records", living}});
+        base::log::error("consumer_abandoned",
+                         {{"topic", topic}, {"reason", "records outlive it"}, {"records", living}});
         static_cast<void>(state_.release());
         return;
     }
@@ -360,12 +374,24 @@ Consumer::~Consumer() {
     closer.detach();
 }
 
-Polled Consumer::poll(std::chrono::milliseconds timeout) { return state_->poll(timeout); }
-void Consumer::assign(std::span<const Start> starts) { state_->assign(starts); }
-void Consumer::unassign() { state_->unassign(); }
-void Consumer::pause() { state_->pause(); }
-void Consumer::resume() { state_->resume(); }
-void Consumer::report_progress(std::span<const Start> next) noexcept { state_->report_progress(next); }
+Polled Consumer::poll(std::chrono::milliseconds timeout) {
+    return state_->poll(timeout);
+}
+void Consumer::assign(std::span<const Start> starts) {
+    state_->assign(starts);
+}
+void Consumer::unassign() {
+    state_->unassign();
+}
+void Consumer::pause() {
+    state_->pause();
+}
+void Consumer::resume() {
+    state_->resume();
+}
+void Consumer::report_progress(std::span<const Start> next) noexcept {
+    state_->report_progress(next);
+}
 
 ConsumerCounters Consumer::counters() const noexcept {
     const auto& counters = state_->counters;

@@ -21,7 +21,9 @@ struct ConsumerOptions {
     std::chrono::milliseconds max_poll_interval{300'000};
     std::chrono::milliseconds fetch_wait{
         50};  ///< how long the broker may hold an empty fetch: half of a record's latency when idle
-    std::int64_t queued_max_kbytes = 16 * 1024;       ///< prefetch: what a stopped owner can hold
+    std::int64_t queued_max_kbytes = 16 * 1024;  ///< prefetch: what a stopped owner can hold
+    /// Likewise. Below 100,000 it halves the rate of catching up: the client pauses up to a second when that many wait.
+    std::int64_t queued_min_messages = 10'000;
     std::map<std::string, std::string> properties{};  ///< any other librdkafka setting (TLS, SASL); unknown ones throw
 };
 

@@ -23,7 +23,8 @@ std::uint32_t murmur2(std::string_view data) noexcept {
         hash *= kMultiplier;
         hash ^= word;
     }
-    for (std::size_t n = data.size(); n > whole; --n) hash ^= byte(n - 1) << (8 * (n - 1 - whole));
+    for (std::size_t n = data.size(); n > whole; --n)
+        hash ^= byte(n - 1) << (8 * (n - 1 - whole));
     if (whole != data.size()) hash *= kMultiplier;
     hash ^= hash >> 13;
     hash *= kMultiplier;

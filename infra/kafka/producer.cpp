@@ -34,8 +34,8 @@ constexpr auto kIdleTick = 100ms;
 // Deliveries handed over at once; also how many are taken before the tick is looked at again.
 constexpr std::size_t kBatch = 1024;
 
-// Without a single acknowledgement for that long while records are out, nobody knows whether a broker is there: the time
-// that callers give a record.
+// Without a single acknowledgement for that long while records are out, nobody knows whether a broker is there: the
+// time that callers give a record.
 constexpr auto kStall = 5s;
 
 // What a fatally failed client may still take to hear the broker's answers to what was on the wire: a true answer is
@@ -98,8 +98,8 @@ std::shared_ptr<Instance> make_instance(const ProducerOptions& options) {
     conf.set("queue.buffering.max.ms", milliseconds_text(options.linger));
     conf.set("message.timeout.ms", options.message_timeout.count());
     conf.set("socket.timeout.ms", options.socket_timeout.count());
-    // The broker says that it is waiting for replicas before the client gives the connection up: a time-out is the first
-    // half of what makes an idempotent producer fail fatally.
+    // The broker says that it is waiting for replicas before the client gives the connection up: a time-out is the
+    // first half of what makes an idempotent producer fail fatally.
     conf.set("request.timeout.ms", options.socket_timeout.count() * 4 / 5);
     conf.set("compression.codec", options.compression);
     conf.keep("delivery.report.only.error");
@@ -108,7 +108,8 @@ std::shared_ptr<Instance> make_instance(const ProducerOptions& options) {
 
     auto instance = std::make_shared<Instance>();
     instance->client = std::move(conf).make_producer();
-    for (const auto& topic : options.topics) instance->topics.push_back(make_topic(instance->client.get(), topic));
+    for (const auto& topic : options.topics)
+        instance->topics.push_back(make_topic(instance->client.get(), topic));
     instance->queue.reset(rd_kafka_queue_get_main(instance->client.get()));
     return instance;
 }
@@ -125,9 +126,10 @@ Persistence persistence_of(const rd_kafka_message_t& message) noexcept {
     return Persistence::possibly_persisted;
 }
 
-/// -1 when the broker did not say. The client's own offset cannot tell: for a batch that the broker had already (duplicate
-/// sequence number) the client counts upwards from the -1 that stands in the error, so all but the first look valid. Only a
-/// true answer brings the append time, for our topics are LogAppendTime (on others each place is asked for: slower, as right).
+/// -1 when the broker did not say. The client's own offset cannot tell: for a batch that the broker had already
+/// (duplicate sequence number) the client counts upwards from the -1 that stands in the error, so all but the first
+/// look valid. Only a true answer brings the append time, for our topics are LogAppendTime (on others each place is
+/// asked for: slower, as right).
 std::int64_t offset_of(const rd_kafka_message_t& message) noexcept {
     rd_kafka_timestamp_type_t kind{};
     static_cast<void>(rd_kafka_message_timestamp(&message, &kind));
@@ -188,8 +190,9 @@ struct Producer::State {
         if (!headers.empty()) {
             copied.reset(rd_kafka_headers_new(headers.size()));
             for (const auto& header : headers) {
-                const auto added = rd_kafka_header_add(copied.get(), header.name.data(), static_cast<ssize_t>(header.name.size()),
-                                                       header.value.data(), static_cast<ssize_t>(header.value.size()));
+                const auto added =
+                    rd_kafka_header_add(copied.get(), header.name.data(), static_cast<ssize_t>(header.name.size()),
+                                        header.value.data(), static_cast<ssize_t>(header.value.size()));
                 if (added != RD_KAFKA_RESP_ERR_NO_ERROR) return added;
             }
         }
@@ -299,7 +302,8 @@ struct Producer::State {
                 settle_by = std::min(settle_by, now + kSettleLimit);
                 if (outstanding == 0) return;
                 if (now >= settle_by) {
-                    base::log::error("producer_abandoned", {{"client", options.client_id}, {"unanswered", outstanding.load()}});
+                    base::log::error("producer_abandoned",
+                                     {{"client", options.client_id}, {"unanswered", outstanding.load()}});
                     return;
                 }
                 retire_current(now);
@@ -339,7 +343,8 @@ struct Producer::State {
             delivery.partition = message->partition;
             delivery.error = message->err;
             if (delivery.persistence != Persistence::persisted) {
-                given_back |= message->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || message->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
+                given_back |=
+                    message->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || message->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
                 add(delivery);
             } else {
                 acknowledged = true;
@@ -365,7 +370,8 @@ struct Producer::State {
 
     void hand_over() {
         if (batch.empty()) return;
-        for (const auto& delivery : batch) counts[static_cast<std::size_t>(delivery.persistence)].fetch_add(1, std::memory_order_relaxed);
+        for (const auto& delivery : batch)
+            counts[static_cast<std::size_t>(delivery.persistence)].fetch_add(1, std::memory_order_relaxed);
         listener.on_deliveries(batch);
         const auto count = static_cast<std::int64_t>(batch.size());
         batch.clear();
@@ -379,7 +385,9 @@ struct Producer::State {
         // An event carries the cause in place of ERR__FATAL, which callbacks get.
         if (rd_kafka_event_error_is_fatal(event) != 0) {
             fatal.fetch_add(1, std::memory_order_relaxed);
-            base::log::error("producer_fatal", {{"client", options.client_id}, {"detail", text}, {"outstanding", from.outstanding.load()}});
+            base::log::error(
+                "producer_fatal",
+                {{"client", options.client_id}, {"detail", text}, {"outstanding", from.outstanding.load()}});
             ready = false;
             set_unavailable("the producer is being replaced");
             retire_current(Clock::now() + kLastAnswers);
@@ -387,7 +395,8 @@ struct Producer::State {
         } else if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
             set_unavailable("no broker is up");
         } else if (code != RD_KAFKA_RESP_ERR__TRANSPORT) {  // lost connections stand in the client's own log lines
-            base::log::warn("producer_error", {{"client", options.client_id}, {"code", rd_kafka_err2name(code)}, {"detail", text}});
+            base::log::warn("producer_error",
+                            {{"client", options.client_id}, {"code", rd_kafka_err2name(code)}, {"detail", text}});
         }
     }
 
@@ -439,7 +448,8 @@ struct Producer::State {
             const std::lock_guard lock(supervision);
             taken.swap(placed);
         }
-        for (const auto& delivery : taken) add(delivery);
+        for (const auto& delivery : taken)
+            add(delivery);
     }
 
     // --- the supervising thread: whatever may block
@@ -459,7 +469,8 @@ struct Producer::State {
                 lock.unlock();
                 find_places(records);
                 lock.lock();
-                for (const auto& record : records) placed.push_back(record.delivery);
+                for (const auto& record : records)
+                    placed.push_back(record.delivery);
             } else if (available || closing) {
                 supervisor_wakes.wait(lock);
             } else if (Clock::now() < try_at) {
@@ -499,12 +510,15 @@ struct Producer::State {
 
     bool knows_topics(Instance& asked) {
         const rd_kafka_metadata_t* metadata = nullptr;
-        const auto code = rd_kafka_metadata(asked.client.get(), 0, nullptr, &metadata, static_cast<int>(std::chrono::milliseconds(kProbeTimeout).count()));
+        const auto code = rd_kafka_metadata(asked.client.get(), 0, nullptr, &metadata,
+                                            static_cast<int>(std::chrono::milliseconds(kProbeTimeout).count()));
         if (code != RD_KAFKA_RESP_ERR_NO_ERROR) return false;
-        const std::unique_ptr<const rd_kafka_metadata_t, decltype(&rd_kafka_metadata_destroy)> owned(metadata, rd_kafka_metadata_destroy);
+        const std::unique_ptr<const rd_kafka_metadata_t, decltype(&rd_kafka_metadata_destroy)> owned(
+            metadata, rd_kafka_metadata_destroy);
         for (const auto& wanted : options.topics) {
             const auto topics = std::span(metadata->topics, static_cast<std::size_t>(metadata->topic_cnt));
-            const auto found = std::find_if(topics.begin(), topics.end(), [&](const auto& topic) { return topic.topic == wanted; });
+            const auto found =
+                std::find_if(topics.begin(), topics.end(), [&](const auto& topic) { return topic.topic == wanted; });
             const auto error = found == topics.end() ? RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART : found->err;
             if (error == RD_KAFKA_RESP_ERR_NO_ERROR && found->partition_cnt > 0) continue;
             if (const auto now = Clock::now(); now >= say_again_at) {
@@ -573,7 +587,7 @@ struct Producer::State {
     std::atomic<bool> give_up{false};
     std::atomic<bool> asleep{false};
     std::atomic<int> idle_waiters{0};
-    std::atomic<std::int64_t> outstanding{0};  // accepted, not yet told to the listener
+    std::atomic<std::int64_t> outstanding{0};            // accepted, not yet told to the listener
     std::array<std::atomic<std::uint64_t>, 3> counts{};  // by Persistence
     std::atomic<std::uint64_t> fatal{0};
     std::atomic<std::uint64_t> purges{0};
@@ -582,24 +596,35 @@ struct Producer::State {
     std::thread supervisor;
 };
 
-Producer::Producer(ProducerOptions options, Listener& listener) : state_(std::make_unique<State>(std::move(options), listener)) {}
+Producer::Producer(ProducerOptions options, Listener& listener)
+    : state_(std::make_unique<State>(std::move(options), listener)) {}
 Producer::~Producer() = default;
 
-Enqueued Producer::produce(TopicIndex topic, std::string_view key, std::string_view value, std::span<const Header> headers,
-                           std::uint64_t tag) noexcept {
+Enqueued Producer::produce(TopicIndex topic, std::string_view key, std::string_view value,
+                           std::span<const Header> headers, std::uint64_t tag) noexcept {
     return state_->produce(topic, key, value, headers, tag);
 }
 
-void Producer::purge_queued() noexcept { state_->purge_queued(); }
+void Producer::purge_queued() noexcept {
+    state_->purge_queued();
+}
 
-bool Producer::available() const noexcept { return state_->available; }
+bool Producer::available() const noexcept {
+    return state_->available;
+}
 
-bool Producer::flush(std::chrono::milliseconds limit) noexcept { return state_->wait_idle(limit); }
+bool Producer::flush(std::chrono::milliseconds limit) noexcept {
+    return state_->wait_idle(limit);
+}
 
-bool Producer::ready() const noexcept { return state_->ready; }
+bool Producer::ready() const noexcept {
+    return state_->ready;
+}
 
 ProducerCounters Producer::counters() const noexcept {
-    const auto of = [this](Persistence persistence) { return state_->counts[static_cast<std::size_t>(persistence)].load(); };
+    const auto of = [this](Persistence persistence) {
+        return state_->counts[static_cast<std::size_t>(persistence)].load();
+    };
     ProducerCounters counters;
     counters.persisted = of(Persistence::persisted);
     counters.not_persisted = of(Persistence::not_persisted);

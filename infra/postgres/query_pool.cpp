@@ -13,10 +13,8 @@
 #include <atomic>
 #include <cerrno>
 #include <deque>
-#include <map>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -155,10 +153,9 @@ private:
     bool is_up_ = false;
     bool reported_loss_ = false;
     std::string last_failure_ = "not connected yet";
-    std::set<std::string> prepared_;         ///< names on this connection
-    std::map<std::string, unsigned> plans_;  ///< how often a statement had to be prepared anew
-    std::deque<Query> in_flight_;            ///< sent, in order
-    std::deque<Query> again_;                ///< to be sent once more, before all others
+    session::Plans plans_;
+    std::deque<Query> in_flight_;  ///< sent, in order
+    std::deque<Query> again_;      ///< to be sent once more, before all others
     Clock::time_point last_progress_;
     bool was_separator_ = false;  ///< the last thing received was the end of a command's results
     std::thread thread_;
@@ -299,8 +296,7 @@ bool Worker::connect() {
     is_up_ = true;
     ++shared_.connected;
     backoff_.reset();
-    prepared_.clear();
-    plans_.clear();
+    plans_ = {};
     was_separator_ = false;
     if (std::exchange(reported_loss_, false)) {
         base::log::info("query_connection_restored", {{"backend", PQbackendPID(connection_.get())}});
@@ -452,14 +448,13 @@ void Worker::execute() {
 
 bool Worker::send(const Query& query) {
     auto* connection = connection_.get();
-    std::string name = query.statement.name;
-    if (const auto plan = plans_.find(name); plan != plans_.end()) name += "#" + std::to_string(plan->second);
-    if (prepared_.insert(name).second &&
-        PQsendPrepare(connection, name.c_str(), query.statement.sql, 0, nullptr) != 1) {
+    auto& plan = plans_.of(query.statement);
+    if (!plan.is_prepared && PQsendPrepare(connection, plan.name.c_str(), query.statement.sql, 0, nullptr) != 1) {
         return false;
     }
+    plan.is_prepared = true;
     const auto values = query.params.pointers();
-    return PQsendQueryPrepared(connection, name.c_str(), static_cast<int>(values.size()), values.data(), nullptr,
+    return PQsendQueryPrepared(connection, plan.name.c_str(), static_cast<int>(values.size()), values.data(), nullptr,
                                nullptr, 0) == 1 &&
            PQpipelineSync(connection) == 1;
 }
@@ -518,9 +513,9 @@ bool Worker::handle(ResultHandle result) {
         disconnected(why);
         return false;
     }
+    if (failure == Failure::schema_changed) plans_.forget(query.statement);
     if (failure == Failure::schema_changed && !query.was_replanned) {
         query.needs_replanning = true;
-        ++plans_[query.statement.name];
     } else if (!query.is_answered) {
         query.fail(why, sqlstate, failure);
     }

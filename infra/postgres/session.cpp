@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <stdexcept>
+#include <string_view>
 
 namespace tidemark::pg::session {
 
@@ -101,6 +103,23 @@ std::string unlike(const std::vector<std::pair<std::string, std::string>>& setti
         differences += (differences.empty() ? "" : ", ") + name + " is " + actual + ", not " + value;
     }
     return differences;
+}
+
+Plans::Plan& Plans::of(const Statement& statement) {
+    const auto found = known_.find(std::string_view(statement.name));
+    if (found == known_.end()) {
+        return known_.emplace(statement.name, Known{statement.sql, 0, {statement.name, false}}).first->second.plan;
+    }
+    if (found->second.sql != statement.sql) {
+        throw std::logic_error(std::string("two statements are named ") + statement.name);
+    }
+    return found->second.plan;
+}
+
+void Plans::forget(const Statement& statement) {
+    const auto found = known_.find(std::string_view(statement.name));
+    if (found == known_.end()) return;
+    found->second.plan = {std::string(statement.name) + "#" + std::to_string(++found->second.forgotten), false};
 }
 
 }  // namespace tidemark::pg::session

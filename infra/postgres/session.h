@@ -2,6 +2,7 @@
 
 #include "infra/postgres/connection.h"
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,5 +27,27 @@ inline constexpr const char* kQuestion =
 /// between us and the server may drop start-up parameters without a word.
 std::string unlike(const std::vector<std::pair<std::string, std::string>>& settings, const SessionOptions& options,
                    Access access);
+
+/// The statements prepared on one connection.
+class Plans {
+public:
+    struct Plan {
+        std::string name;  ///< the server's
+        bool is_prepared = false;
+    };
+    /// Throws std::logic_error when the statement's name stands for another text already.
+    Plan& of(const Statement& statement);
+    /// After the tables changed: the next plan has another name. The old one is left behind, not deallocated: that
+    /// would fail in an aborted transaction, and again when the server has forgotten it.
+    void forget(const Statement& statement);
+
+private:
+    struct Known {
+        std::string sql;
+        unsigned forgotten = 0;
+        Plan plan;
+    };
+    std::map<std::string, Known, std::less<>> known_;
+};
 
 }  // namespace tidemark::pg::session

@@ -1,4 +1,4 @@
-"""The Tidemark that most acceptance tests share: two APIs and a consumer. They tell each other apart by keys and ids."""
+"""The Tidemark that most acceptance tests share: two APIs and a consumer. Tests keep apart by their keys and ids."""
 
 from __future__ import annotations
 

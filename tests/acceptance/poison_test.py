@@ -1,5 +1,5 @@
-"""Records that cannot be applied, put straight onto the topics: each is parked whole with its reason, its neighbours count,
-and the partition goes on."""
+"""Records that cannot be applied, put straight onto the topics: each is parked whole with its reason, its neighbours
+count, and the partition goes on."""
 
 from __future__ import annotations
 

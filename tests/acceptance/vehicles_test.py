@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import csv
 import io
 import json
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from stack.process import wait_for
-from support.answers import instant, pointers, problem, token
+from support.answers import exchange, instant, pointers, problem, token
 from support.fold import Vehicles
 from support.tables import expected_tables
 from support.tidemark import Running, Tidemark
@@ -78,7 +78,7 @@ def _at(vehicle: int, timestamp: str) -> str:
     return f"/vehicles/{vehicle}/timestamp/{timestamp}"
 
 
-# --- the state at a moment ---------------------------------------------------------------------------------------------
+# --- the state at a moment ----------------------------------------------------------------------------------
 
 
 def test_the_second_answer_comes_from_the_cache_also_for_an_equal_instant_written_otherwise(api: Running) -> None:
@@ -195,6 +195,21 @@ def test_a_tie_goes_to_the_later_record(api: Running) -> None:
     assert _state(api, _at(3010, "2022-09-12T10:00:00Z"))[0] == "quoted"
 
 
+def test_concurrent_misses_make_one_query(tidemark: Tidemark, api: Running) -> None:
+    def lookups(result: str) -> float:
+        return api.metric("tidemark_vehicle_cache_lookups_total", result=result)
+
+    before = {result: lookups(result) for result in ("hit", "miss", "joined")}
+    sent = b"GET /vehicles/3/timestamp/2022-09-13T00:00:00Z HTTP/1.1\r\nHost: a\r\n\r\n"
+    with concurrent.futures.ThreadPoolExecutor(40) as threads:
+        answers = [answer for found in threads.map(lambda _: exchange(api, sent), range(40)) for answer in found]
+
+    assert [answer.status for answer in answers] == [200] * 40
+    assert {json.loads(answer.body)["data"]["vehicle"]["state"] for answer in answers} == {"sold"}
+    assert lookups("miss") - before["miss"] == 1
+    assert sum(lookups(result) - before[result] for result in ("hit", "joined")) == 39
+
+
 def test_a_demanding_read_is_not_served_from_a_cache_that_is_too_old_for_it(api: Running) -> None:
     _register(api, 3011)
     first = _change(api, 3011, "quoted", "2022-09-01T00:00:00Z")
@@ -221,7 +236,7 @@ def test_an_unregistered_vehicles_states_are_kept_until_it_is_registered(api: Ru
     assert _state(api, _at(3012, "2022-09-12T10:00:00Z"))[0] == "selling"
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def test_registering_sets_no_state_and_a_state_without_an_instant_happens_now(api: Running) -> None:
@@ -301,7 +316,7 @@ def test_a_state_from_the_future_is_refused_beyond_an_hour(tidemark: Tidemark, a
     _change(api, 3031, "sold", ahead(3_500))
 
 
-# --- history, lists, windows -------------------------------------------------------------------------------------------
+# --- history, lists, windows --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def memory(worlds: Worlds, quick: bool) -> Section:
 def _start_bare(world: World, name: str, *, under: tuple[str, ...] = ()) -> Running:
     """The project's own HTTP server with nothing behind it; `metered`: with metrics."""
     port = choose_ports(1)[0]
-    command = [*under, str(world.bench_binary("bare_server")), str(port), "1"]
+    command = [*under, str(world.bench_binary("bench-bare-server")), str(port), "1"]
     if name == "metered":
         command.append("metered")
     return world.start_other(name, command, port)

@@ -200,13 +200,9 @@ private:
             const std::array<std::string_view, 3> parts{"bench", key, number};
             identity = schemas::idempotency_identity(parts);
         }
-        schemas::EventText event{schemas::make_uuid7(at_),
-                                 "/increment",
-                                 schemas::counters::kIncremented,
-                                 at_,
-                                 std::nullopt,
-                                 std::nullopt,
-                                 data_};
+        const auto id = schemas::make_uuid7(at_);
+        schemas::EventText event{id,           "/increment", schemas::counters::kIncremented, at_, std::nullopt,
+                                 std::nullopt, data_};
         if (with_identity) event.idempotency_key = identity;
         std::string value;
         schemas::append_event(value, event);
@@ -298,7 +294,9 @@ private:
         });
         if (report.outcome != consumers::Flushed::committed) throw std::runtime_error("not committed: " + report.error);
         if (report.applied != static_cast<std::int64_t>(batches_.events()) || report.entities != options_.keys) {
-            throw std::runtime_error("the flush did not apply the whole batch");
+            throw std::runtime_error(
+                "the flush applied " + std::to_string(report.applied) + " of " + std::to_string(batches_.events()) +
+                " events" + (report.parked.empty() ? "" : ", parked: " + std::string(report.parked.begin()->first)));
         }
         for (const auto& part : batch.parts) {
             auto& claim = claims_.at(part.partition);

@@ -12,6 +12,7 @@ from bench.machine import SERVER_CORE, on_core
 from bench.report import Goal, Section, Spread, number
 from bench.world import World, Worlds, Wrong
 from stack.postgres import CONSUMER
+from stack.process import wait_for
 from stack.programs import CLONE
 
 _sql = CLONE / "schemas" / "sql"
@@ -143,11 +144,16 @@ def _check(world: World, database: str, size: _Size, found: dict[str, Any]) -> N
         raise Wrong(f"{found['simple']} events were written to simple_floor.simple, its sum is another")
     if one("select sum(applied) from counters.offsets") != found["flushed"]:
         raise Wrong("the offset rows do not say what was flushed")
-    # The server's own count of rows, of all flushes and of filling the tables.
-    for table in ("totals", "windows"):
-        written = one(
+    # The server's own count of rows: of all flushes, and of filling the tables. A session reports it when it ends.
+    def rows_written(table: str) -> int:
+        return one(
             "select pg_stat_get_tuples_inserted(c) + pg_stat_get_tuples_updated(c)"
             f" from (select 'counters.{table}'::regclass::oid as c) t"
         )
-        if written != size.table_keys + found["flushes"] * size.keys:
-            raise Wrong(f"{found['flushes']} flushes of {size.keys} keys wrote {written - size.table_keys} rows of {table}")
+
+    expected = size.table_keys + found["flushes"] * size.keys
+    for table in ("totals", "windows"):
+        wait_for(
+            lambda table=table: rows_written(table) == expected,  # type: ignore[misc]
+            f"{found['flushes']} flushes of {size.keys} keys to have written as many rows of {table}",
+        )

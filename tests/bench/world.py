@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+
 from bench.machine import OTHER_CORE, SERVER_CORE, cpu_seconds, on_core, postgres_cpu_seconds
 from stack.kafka import Kafka
 from stack.postgres import Postgres
 from stack.private import jars
-from stack.process import accepts, choose_ports, scratch_directory
+from stack.process import Failure, accepts, choose_ports, scratch_directory, wait_for
 from stack.programs import FOLDERS, Program, Surroundings, answers
 from support.tidemark import Running, Tidemark
 
@@ -132,7 +135,7 @@ class World:
         self, name: str, command: Sequence[str], port: int, *, core: int = SERVER_CORE, **environment: str
     ) -> Running:
         """A program that is not ours; it is ready when it accepts connections."""
-        program = Program(name, self.scratch(name), Path(command[0]), port, tied=True)
+        program = Program(name, self.scratch(name), _executable(command[0]), port, tied=True)
         return self._run(name, program, command[1:], {**os.environ, **environment}, core, lambda: accepts(port))
 
     def migrate(self, database: str) -> None:
@@ -159,13 +162,20 @@ class World:
             self._posted += requests + warm
         return load
 
-    def post(self, url: str, *, connections: int, requests: int, warm: int | None = None, **options: Any) -> Sent:
-        """POSTs increments, warm-up first, and measures what each process used for them."""
+    def post(
+        self, url: str, *, connections: int, requests: int, warm: int | None = None, folded: bool = False, **options: Any
+    ) -> Sent:
+        """POSTs increments, warm-up first, and measures what each process used for them; with `folded` until they are
+        in the tables."""
         warm = max(connections, requests // 10) if warm is None else warm
         load = self.load(url, requests=requests, warm=warm, connections=connections, **options)
+        if folded:
+            self.settle()
         before = self.cpu()
         load.go()
         found = load.wait()
+        if folded:
+            self.settle()
         after = self.cpu()
         load.close()
         cpu = {name: after[name] - before[name] for name in before}
@@ -174,6 +184,24 @@ class World:
     def logged(self) -> int:
         """Records in the log, without the identity that each partition begins with."""
         return sum(self.tidemark.log.ends(TOPIC).values()) - self.partitions
+
+    def settle(self, deadline: float = 120.0) -> None:
+        """Waits until the tables hold the whole log, asking on one connection and not often: what this costs PostgreSQL
+        must not show in what is measured."""
+        ends = self.tidemark.log.ends(TOPIC)
+        connection = psycopg2.connect(self.tidemark.dsn)
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+
+                def is_settled() -> bool:
+                    cursor.execute("select partition, next_offset from counters.offsets")
+                    found = dict(cursor.fetchall())
+                    return all(found[partition] >= end for partition, end in ends.items())
+
+                wait_for(is_settled, f"the tables to hold the log up to {ends}", deadline, pause=0.05)
+        finally:
+            connection.close()
 
     def verify(self, deadline: float = 120.0) -> int:
         """Wrong unless acknowledged = in the log = in the tables, over the whole life of this world; the number.
@@ -186,7 +214,7 @@ class World:
         started = "consumer" not in self._alive
         if started:
             self.start_consumer(core=SERVER_CORE)
-        self.tidemark.settle("counters", deadline)
+        self.settle(deadline)
         if started:
             self.stop("consumer")
         totals = "select coalesce(sum(value), 0), coalesce(sum(count), 0) from counters.totals"
@@ -226,7 +254,7 @@ class World:
         binary = self._build / FOLDERS[executable] / executable
         environment = self.surroundings.settings(executable, **settings)
         words = [*under, str(binary), command]
-        program = Program(name, self.scratch(name), Path(words[0]), port, tied=True)
+        program = Program(name, self.scratch(name), _executable(words[0]), port, tied=True)
         return self._run(name, program, words[1:], environment, core, lambda: answers(f"{program.url}/readyz"))
 
     def _run(
@@ -291,6 +319,12 @@ class Worlds:
         self._open.remove(world)
         world.end()
 
+    def forget_shared(self) -> None:
+        """After a failure: the next measure gets a world of its own."""
+        if self._shared is not None:
+            self.close(self._shared)
+            self._shared = None
+
     def cpu_seconds(self) -> float:
         """CPU time so far of everything that runs."""
         return sum(sum(used for name, used in world.cpu().items() if name != "postgres") for world in self._open) + (
@@ -303,3 +337,10 @@ class Worlds:
             world.end()
         self.postgres.kill()
         self._scratch.__exit__(None, None, None)
+
+
+def _executable(name: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        raise Failure(f"there is no {name}; infra/dev/install run test bench brings it")
+    return Path(found)

@@ -53,7 +53,8 @@ def _slow_commits(tidemark: Tidemark) -> Iterator[None]:
 def _committing(tidemark: Tidemark) -> int | None:
     """The backend that is in the COMMIT of a flush."""
     rows = tidemark.query(
-        "select pid from pg_stat_activity where datname = %s and wait_event = 'PgSleep' and upper(query) like '%%COMMIT%%'",
+        "select pid from pg_stat_activity"
+        " where datname = %s and wait_event = 'PgSleep' and upper(query) like '%%COMMIT%%'",
         tidemark.database,
     )
     return rows[0][0] if rows else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -39,6 +39,21 @@ def apis(tidemark: Tidemark, consumer: Running) -> list[Running]:
 @pytest.fixture(scope="module")
 def consumer(tidemark: Tidemark) -> Running:
     return tidemark.start_consumer(0)
+
+
+@pytest.fixture(autouse=True)
+def _revive(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed half-way leaves the next one what it needs."""
+    yield
+    programs: list[Running] = []
+    for name in {"apis", "consumer", "heir"} & set(request.fixturenames):
+        found = request.getfixturevalue(name)
+        programs += found if isinstance(found, list) else [found]
+    for program in programs:
+        program.plan_fault("")
+        program.thaw()
+        if not program.alive:
+            program.start()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 at each place between a request and its row, under load; with --long also a stop of 15 s and SIGTERM there."""
+"""kill -9 at each place between a request and its row, under load; with --long also a stop of 15 s, and SIGTERM."""
 
 from __future__ import annotations
 

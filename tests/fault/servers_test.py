@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,6 +21,15 @@ from support.trial import MakeTrial
 def tidemark(make_tidemark: Callable[..., Tidemark]) -> Tidemark:
     """With a database server that may be killed."""
     return make_tidemark(own_postgres=True)
+
+
+@pytest.fixture(autouse=True)
+def _servers_back(tidemark: Tidemark, _revive: None) -> Iterator[None]:
+    yield
+    for process in tidemark.kafka.nodes:
+        process.send(signal.SIGCONT)
+    tidemark.kafka.start()
+    tidemark.postgres.start()
 
 
 def _flushes(consumer: Running, outcome: str) -> float:
@@ -57,7 +66,7 @@ def test_the_database_killed_and_started_again(
         # Writes need no database; readiness and reads say what is missing.
         run.plain.wait_acked(100)
         wait_for(lambda: apis[1].get("/readyz").status_code == 503, "the API to be not ready", 10)
-        assert "database" in problem(apis[1].get("/readyz"), 503, "not_ready")["detail"]
+        assert "postgres" in problem(apis[1].get("/readyz"), 503, "not_ready")["detail"]
         assert "database" in consumer.get("/readyz").json()["detail"]
         answer = apis[1].get("/counters/any")
         assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import psycopg2
 import pytest
 
 from stack.process import wait_for
@@ -56,3 +57,36 @@ def test_a_stopped_owner_does_not_write_after_it_was_replaced(
         run.wait_served()
         wait_for(lambda: _owned(zombie) > 0, "the zombie to be a member again", 40)
     assert zombie.alive and heir.alive
+
+
+def test_a_session_that_still_holds_a_dead_owners_rows_is_ended_by_the_next(
+    tidemark: Tidemark, apis: list[Running], consumer: Running, heir: Running, trial: MakeTrial, seed: int
+) -> None:
+    """A stopped process's session mostly ends by its own time-out before anyone takes over. This one would not: it is
+    kept in its transaction by the test, in the name of an owner that is gone."""
+    with trial(tidemark, apis, "locks left by a dead owner", seed=seed, rate=300) as run:
+        heir.terminate()
+        wait_for(lambda: _owned(consumer) == 4, "one consumer to own everything", 40)
+        consumer.kill()
+        killed = time.monotonic()
+        session = psycopg2.connect(tidemark.postgres.dsn("tidemark_consumer", tidemark.database))
+        try:
+            with session.cursor() as cursor:
+                for stream in ("counters", "vehicles"):
+                    cursor.execute(
+                        f"update {stream}.offsets set backend_pid = pg_backend_pid(), backend_start ="
+                        " (select backend_start from pg_stat_activity where pid = pg_backend_pid())"
+                    )
+                session.commit()
+                for stream in ("counters", "vehicles"):
+                    cursor.execute(f"update {stream}.offsets set owner = owner")
+            consumer.start(ready=False)
+            run.hold(killed)
+            ended = consumer.events("previous_owner_terminated")
+            assert ended, "the locks went away by themselves"
+            run.saw(f"old sessions ended: {sum(line['sessions'] for line in ended)}")
+            with pytest.raises(psycopg2.OperationalError), session.cursor() as cursor:
+                cursor.execute("select 1")
+        finally:
+            session.close()
+        heir.start(ready=False)

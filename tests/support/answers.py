@@ -66,7 +66,7 @@ class RawAnswer:
 
 
 def exchange(api: Running, sent: bytes, *, answers: int = 1, deadline: float = 10) -> list[RawAnswer]:
-    """Sends bytes on a connection of its own and returns what is answered: up to `answers`, fewer when the server closes."""
+    """Sends bytes on a connection of its own; returns up to `answers` answers, fewer when the server closes."""
     host, port = api.url.removeprefix("http://").split(":")
     found: list[RawAnswer] = []
     with socket.create_connection((host, int(port)), timeout=deadline) as connection:

@@ -47,7 +47,8 @@ public:
     void delete_before(std::int32_t partition, std::int64_t offset) {
         auto& log = at(partition);
         log.begin = offset;
-        while (!log.entries.empty() && log.entries.front().offset < offset) log.entries.pop_front();
+        while (!log.entries.empty() && log.entries.front().offset < offset)
+            log.entries.pop_front();
     }
 
     [[nodiscard]] std::int32_t partitions() const { return static_cast<std::int32_t>(partitions_.size()); }
@@ -56,8 +57,9 @@ public:
     /// The first entry at or after `offset`; null when the partition ends before it.
     [[nodiscard]] const Entry* find(std::int32_t partition, std::int64_t offset) const {
         const auto& entries = at(partition).entries;
-        const auto found = std::lower_bound(entries.begin(), entries.end(), offset,
-                                            [](const Entry& entry, std::int64_t wanted) { return entry.offset < wanted; });
+        const auto found =
+            std::lower_bound(entries.begin(), entries.end(), offset,
+                             [](const Entry& entry, std::int64_t wanted) { return entry.offset < wanted; });
         return found == entries.end() ? nullptr : &*found;
     }
 
@@ -75,8 +77,8 @@ private:
     std::vector<Partition> partitions_;
 };
 
-/// Reads a FakeLog as one member of a group whose coordinator is the test: `grant`, `revoke`, `lose` and `fail` queue what
-/// the next polls return. Holds the reader to the port's rules by assertion. One thread.
+/// Reads a FakeLog as one member of a group whose coordinator is the test: `grant`, `revoke`, `lose` and `fail` queue
+/// what the next polls return. Holds the reader to the port's rules by assertion. One thread.
 class FakeSource final : public kafka::RecordSource {
 public:
     /// Chooses among the partitions that have something to return, ascending; the default takes them in turn. A
@@ -123,7 +125,8 @@ public:
     void pause() override { paused_ = true; }
     void resume() override { paused_ = false; }
     void report_progress(std::span<const kafka::Start> next) noexcept override {
-        for (const auto& start : next) reported_[start.partition] = start.offset;
+        for (const auto& start : next)
+            reported_[start.partition] = start.offset;
     }
 
     [[nodiscard]] bool paused() const { return paused_; }
@@ -161,7 +164,8 @@ private:
         explicit Body(FakeLog::Entry entry) : entry_(std::move(entry)) {}
         [[nodiscard]] std::vector<kafka::Header> headers() const override {
             std::vector<kafka::Header> all;
-            for (const auto& [name, value] : entry_.headers) all.push_back({name, value});
+            for (const auto& [name, value] : entry_.headers)
+                all.push_back({name, value});
             return all;
         }
         const FakeLog::Entry entry_;
@@ -186,8 +190,8 @@ private:
     kafka::Polled read(std::int32_t partition) {
         auto& position = positions_.at(partition);
         if (position.next < log_->begin(partition) || position.next > log_->end(partition)) {
-            throw kafka::Error("offset " + std::to_string(position.next) + " of partition " + std::to_string(partition) +
-                                   " is out of range",
+            throw kafka::Error("offset " + std::to_string(position.next) + " of partition " +
+                                   std::to_string(partition) + " is out of range",
                                1, false, false);
         }
         const auto* entry = log_->find(partition, position.next);

@@ -13,9 +13,9 @@
 
 namespace tidemark::tests {
 
-/// A RecordSink whose broker is the test. Records wait in the queue until `send` puts them on the wire and `ack` or `fail`
-/// answers them; `purge_queued` gives back, at the next `report`, what was never sent. `produce` may be called by any
-/// thread; everything else by the test's, which is "the sink's own thread" to the listener.
+/// A RecordSink whose broker is the test. Records wait in the queue until `send` puts them on the wire and `ack` or
+/// `fail` answers them; `purge_queued` gives back, at the next `report`, what was never sent. `produce` may be called
+/// by any thread; everything else by the test's, which is "the sink's own thread" to the listener.
 class FakeSink final : public kafka::RecordSink {
 public:
     struct Produced {
@@ -35,7 +35,8 @@ public:
         std::vector<kafka::Delivery> rest;
         for (auto& record : records_) {
             if (!record.answered) {
-                rest.push_back({record.tag, record.sent ? kafka::Persistence::possibly_persisted : kafka::Persistence::not_persisted});
+                rest.push_back({record.tag, record.sent ? kafka::Persistence::possibly_persisted
+                                                        : kafka::Persistence::not_persisted});
             }
         }
         if (!rest.empty()) listener_->on_deliveries(rest);
@@ -47,7 +48,8 @@ public:
         if (!available_) return kafka::Enqueued::unavailable;
         if (next_answer_ != kafka::Enqueued::ok) return next_answer_;
         Produced record{topic, std::string(key), std::string(value), {}, tag};
-        for (const auto& header : headers) record.headers.emplace_back(header.name, header.value);
+        for (const auto& header : headers)
+            record.headers.emplace_back(header.name, header.value);
         const std::lock_guard lock(mutex_);
         records_.push_back(std::move(record));
         return kafka::Enqueued::ok;
@@ -72,7 +74,8 @@ public:
     /// Puts the n-th produced record on the wire: a purge no longer reaches it.
     void send(std::size_t n) { record(n).sent = true; }
     void send_all() {
-        for (std::size_t n = 0; n < size(); ++n) send(n);
+        for (std::size_t n = 0; n < size(); ++n)
+            send(n);
     }
     void ack(std::size_t n, std::int32_t partition, std::int64_t offset) {
         deliver({{answer(n), kafka::Persistence::persisted, partition, offset}});
@@ -116,7 +119,7 @@ private:
     Listener* listener_;
     std::atomic<bool> available_{true};
     std::atomic<kafka::Enqueued> next_answer_{kafka::Enqueued::ok};
-    mutable std::mutex mutex_;  // guards records_
+    mutable std::mutex mutex_;      // guards records_
     std::deque<Produced> records_;  // its elements stay where they are while others are added
     std::vector<kafka::Delivery> given_back_;
     int purges_ = 0;

@@ -36,7 +36,8 @@ inline constexpr auto kPatience = 60s;
 /// The real broker of the integration tests. Without one they fail: a suite that skips itself shows nothing.
 inline std::string test_brokers() {
     const char* brokers = std::getenv("TIDEMARK_TEST_BROKERS");
-    if (brokers == nullptr || *brokers == '\0') throw std::runtime_error("TIDEMARK_TEST_BROKERS must name a running broker");
+    if (brokers == nullptr || *brokers == '\0')
+        throw std::runtime_error("TIDEMARK_TEST_BROKERS must name a running broker");
     return brokers;
 }
 
@@ -64,7 +65,8 @@ public:
     void on_deliveries(std::span<const kafka::Delivery> deliveries) noexcept override {
         const std::lock_guard lock(mutex_);
         ++calls_;
-        for (const auto& delivery : deliveries) by_tag_[delivery.tag].push_back(delivery);
+        for (const auto& delivery : deliveries)
+            by_tag_[delivery.tag].push_back(delivery);
         count_ += deliveries.size();
         changed_.notify_all();
     }
@@ -85,7 +87,8 @@ public:
     [[nodiscard]] std::size_t count(kafka::Persistence persistence) const {
         const std::lock_guard lock(mutex_);
         std::size_t found = 0;
-        for (const auto& [tag, deliveries] : by_tag_) found += deliveries.at(0).persistence == persistence ? 1 : 0;
+        for (const auto& [tag, deliveries] : by_tag_)
+            found += deliveries.at(0).persistence == persistence ? 1 : 0;
         return found;
     }
     /// The one of that tag; fails the test when there is none or more than one.
@@ -124,21 +127,25 @@ private:
     std::size_t ticks_ = 0;
 };
 
-/// Polls until something of that kind comes, passing over nothing and the ends of partitions; what else comes is a failure.
+/// Polls until something of that kind comes, passing over nothing and the ends of partitions; what else comes is a
+/// failure.
 template <typename Kind>
 Kind poll_for(kafka::RecordSource& source, std::chrono::milliseconds limit = kPatience) {
     const auto until = std::chrono::steady_clock::now() + limit;
     while (std::chrono::steady_clock::now() < until) {
         auto polled = source.poll(100ms);
         if (auto* wanted = std::get_if<Kind>(&polled)) return std::move(*wanted);
-        const bool passed_over = std::holds_alternative<kafka::Nothing>(polled) || std::holds_alternative<kafka::EndOfPartition>(polled);
+        const bool passed_over =
+            std::holds_alternative<kafka::Nothing>(polled) || std::holds_alternative<kafka::EndOfPartition>(polled);
         if (!passed_over) throw std::runtime_error("poll returned another kind: " + std::to_string(polled.index()));
     }
     throw std::runtime_error("nothing of the kind within the time");
 }
 
-/// The values of all records of a topic, read to the end by a plain client; offsets by value, for values that are unique.
-inline std::map<std::string, std::vector<std::pair<std::int32_t, std::int64_t>>> read_log(const std::string& brokers, const std::string& topic,
+/// The values of all records of a topic, read to the end by a plain client; offsets by value, for values that are
+/// unique.
+inline std::map<std::string, std::vector<std::pair<std::int32_t, std::int64_t>>> read_log(const std::string& brokers,
+                                                                                          const std::string& topic,
                                                                                           std::int32_t partitions) {
     std::array<char, 256> error{};
     auto* conf = rd_kafka_conf_new();
@@ -150,8 +157,11 @@ inline std::map<std::string, std::vector<std::pair<std::int32_t, std::int64_t>>>
     for (const auto& [name, value] : settings) {
         REQUIRE(rd_kafka_conf_set(conf, name.c_str(), value.c_str(), error.data(), error.size()) == RD_KAFKA_CONF_OK);
     }
-    const auto destroy = [](rd_kafka_t* client) { rd_kafka_destroy_flags(client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE); };
-    const std::unique_ptr<rd_kafka_t, decltype(destroy)> client(rd_kafka_new(RD_KAFKA_CONSUMER, conf, error.data(), error.size()), destroy);
+    const auto destroy = [](rd_kafka_t* client) {
+        rd_kafka_destroy_flags(client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    };
+    const std::unique_ptr<rd_kafka_t, decltype(destroy)> client(
+        rd_kafka_new(RD_KAFKA_CONSUMER, conf, error.data(), error.size()), destroy);
     REQUIRE(client);
     rd_kafka_poll_set_consumer(client.get());
     auto* list = rd_kafka_topic_partition_list_new(partitions);
@@ -170,14 +180,16 @@ inline std::map<std::string, std::vector<std::pair<std::int32_t, std::int64_t>>>
         if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
             ++ended;
         } else if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
-            found[std::string(static_cast<const char*>(message->payload), message->len)].emplace_back(message->partition, message->offset);
+            found[std::string(static_cast<const char*>(message->payload), message->len)].emplace_back(
+                message->partition, message->offset);
         }
         rd_kafka_message_destroy(message);
     }
     return found;
 }
 
-/// A plain client of the library, for what the project's own never does: null keys, tombstones, transactions, bad batches.
+/// A plain client of the library, for what the project's own never does: null keys, tombstones, transactions, bad
+/// batches.
 class ForeignProducer {
 public:
     explicit ForeignProducer(const std::string& brokers, const std::map<std::string, std::string>& properties = {}) {
@@ -185,25 +197,28 @@ public:
         auto* conf = rd_kafka_conf_new();
         set(conf, "bootstrap.servers", brokers);
         set(conf, "linger.ms", "0");
-        for (const auto& [name, value] : properties) set(conf, name, value);
+        for (const auto& [name, value] : properties)
+            set(conf, name, value);
         client_.reset(rd_kafka_new(RD_KAFKA_PRODUCER, conf, error.data(), error.size()));
         if (!client_) throw std::runtime_error(error.data());
     }
 
-    void produce(const std::string& topic, std::int32_t partition, std::optional<std::string_view> key, std::optional<std::string_view> value,
-                 std::string_view header_name = {}, std::string_view header_value = {}) {
+    void produce(const std::string& topic, std::int32_t partition, std::optional<std::string_view> key,
+                 std::optional<std::string_view> value, std::string_view header_name = {},
+                 std::string_view header_value = {}) {
         rd_kafka_headers_t* headers = rd_kafka_headers_new(1);
         if (!header_name.empty()) {
-            rd_kafka_header_add(headers, header_name.data(), static_cast<ssize_t>(header_name.size()), header_value.data(),
-                                static_cast<ssize_t>(header_value.size()));
+            rd_kafka_header_add(headers, header_name.data(), static_cast<ssize_t>(header_name.size()),
+                                header_value.data(), static_cast<ssize_t>(header_value.size()));
         }
         void* key_bytes = key ? const_cast<char*>(key->data()) : nullptr;
         const std::size_t key_size = key ? key->size() : 0;
         void* value_bytes = value ? const_cast<char*>(value->data()) : nullptr;
         const std::size_t value_size = value ? value->size() : 0;
-        const auto code = rd_kafka_producev(client_.get(), RD_KAFKA_V_TOPIC(topic.c_str()), RD_KAFKA_V_PARTITION(partition),
-                                            RD_KAFKA_V_KEY(key_bytes, key_size), RD_KAFKA_V_VALUE(value_bytes, value_size),
-                                            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_END);
+        const auto code =
+            rd_kafka_producev(client_.get(), RD_KAFKA_V_TOPIC(topic.c_str()), RD_KAFKA_V_PARTITION(partition),
+                              RD_KAFKA_V_KEY(key_bytes, key_size), RD_KAFKA_V_VALUE(value_bytes, value_size),
+                              RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_END);
         REQUIRE(code == RD_KAFKA_RESP_ERR_NO_ERROR);
     }
     void flush() { REQUIRE(rd_kafka_flush(client_.get(), 60'000) == RD_KAFKA_RESP_ERR_NO_ERROR); }

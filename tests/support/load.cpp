@@ -448,7 +448,7 @@ private:
     static constexpr std::uint64_t kSignal = UINT64_MAX;
     static constexpr milliseconds kReconnect{20};
     // Much less than the Retry-After, which is meant for clients that are many; enough not to spin.
-    static constexpr milliseconds kAfterRefusal{10};
+    static constexpr milliseconds kAfterRefusal{50};
 
     void stop() {
         if (!stopping_) stop_at_ = Clock::now() + plan_.timeout + milliseconds(1'000);

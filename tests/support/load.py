@@ -146,9 +146,9 @@ def _entries(journal: Path) -> Iterator[Entry]:
 
 @dataclass
 class Audit:
-    """A load's answers held against the log: the requests, by number, that were lost (acked, and not in the log), doubled
-    (in it more than once, so that they count more than once), counted though refused, or acked with a token that does
-    not cover them; and how many of the unknown ones are in the log after all."""
+    """A load's answers held against the log: the requests, by number, that were lost (acked, and not in the log),
+    doubled (in it more than once, so that they count more than once), counted though refused, or acked with a token
+    that does not cover them; and how many of the unknown ones are in the log after all."""
 
     lost: list[int]
     doubled: list[int]
@@ -190,8 +190,8 @@ def audit(answers: Answers, records: Sequence[Record]) -> Audit:
 
 
 def _covers(token: str, record: Record) -> bool:
-    """Whether reading up to the token includes the record. Usually they name the same place; a broker that had the record
-    already does not say where, and then the token is a later one."""
+    """Whether reading up to the token includes the record. Usually they name the same place; a broker that had the
+    record already does not say where, and then the token is a later one."""
     partition, offset = map(int, token.split("-")[-2:])
     return partition == record.partition and offset >= record.offset
 

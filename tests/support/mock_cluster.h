@@ -20,13 +20,21 @@
 namespace tidemark::tests {
 
 /// The request types that errors are injected into, by the protocol's numbers.
-enum Request : std::int16_t { kProduce = 0, kFetch = 1, kListOffsets = 2, kMetadata = 3, kFindCoordinator = 10, kHeartbeat = 12 };
+enum Request : std::int16_t {
+    kProduce = 0,
+    kFetch = 1,
+    kListOffsets = 2,
+    kMetadata = 3,
+    kFindCoordinator = 10,
+    kHeartbeat = 12
+};
 
-/// The client library's in-process Kafka cluster: real sockets and real requests, no disk, and errors and delays on demand.
-/// It stores what it is sent, does not check sequence numbers and knows no transactions.
+/// The client library's in-process Kafka cluster: real sockets and real requests, no disk, and errors and delays on
+/// demand. It stores what it is sent, does not check sequence numbers and knows no transactions.
 class MockCluster {
 public:
-    explicit MockCluster(int brokers = 1) : client_(make_client()), cluster_(rd_kafka_mock_cluster_new(client_.get(), brokers)) {
+    explicit MockCluster(int brokers = 1)
+        : client_(make_client()), cluster_(rd_kafka_mock_cluster_new(client_.get(), brokers)) {
         if (!cluster_) throw std::runtime_error("no mock cluster");
     }
 
@@ -37,7 +45,9 @@ public:
     }
 
     /// What requests about the topic are answered with from now on.
-    void set_topic_error(const std::string& name, rd_kafka_resp_err_t error) { rd_kafka_mock_topic_set_error(cluster_.get(), name.c_str(), error); }
+    void set_topic_error(const std::string& name, rd_kafka_resp_err_t error) {
+        rd_kafka_mock_topic_set_error(cluster_.get(), name.c_str(), error);
+    }
     /// The versions of that request that the brokers say they speak.
     void set_versions(Request request, std::int16_t least, std::int16_t most) {
         REQUIRE(rd_kafka_mock_set_apiversion(cluster_.get(), request, least, most) == RD_KAFKA_RESP_ERR_NO_ERROR);
@@ -48,15 +58,20 @@ public:
         rd_kafka_mock_push_request_errors_array(cluster_.get(), request, errors.size(), errors.data());
     }
     /// The next request of that kind to that broker is answered `delay` late, with `error`.
-    void delay_next(int broker, Request request, std::chrono::milliseconds delay, rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR) {
-        REQUIRE(rd_kafka_mock_broker_push_request_error_rtts(cluster_.get(), broker, request, 1, error, static_cast<int>(delay.count())) ==
+    void delay_next(int broker, Request request, std::chrono::milliseconds delay,
+                    rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR) {
+        REQUIRE(rd_kafka_mock_broker_push_request_error_rtts(cluster_.get(), broker, request, 1, error,
+                                                             static_cast<int>(delay.count())) ==
                 RD_KAFKA_RESP_ERR_NO_ERROR);
     }
     /// Every answer of that broker is that late.
     void set_delay(int broker, std::chrono::milliseconds delay) {
-        REQUIRE(rd_kafka_mock_broker_set_rtt(cluster_.get(), broker, static_cast<int>(delay.count())) == RD_KAFKA_RESP_ERR_NO_ERROR);
+        REQUIRE(rd_kafka_mock_broker_set_rtt(cluster_.get(), broker, static_cast<int>(delay.count())) ==
+                RD_KAFKA_RESP_ERR_NO_ERROR);
     }
-    void down(int broker) { REQUIRE(rd_kafka_mock_broker_set_down(cluster_.get(), broker) == RD_KAFKA_RESP_ERR_NO_ERROR); }
+    void down(int broker) {
+        REQUIRE(rd_kafka_mock_broker_set_down(cluster_.get(), broker) == RD_KAFKA_RESP_ERR_NO_ERROR);
+    }
     void up(int broker) { REQUIRE(rd_kafka_mock_broker_set_up(cluster_.get(), broker) == RD_KAFKA_RESP_ERR_NO_ERROR); }
 
 private:

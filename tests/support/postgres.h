@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -158,6 +159,13 @@ public:
             if (!eventually([&] { return pair->is_closed.load(); })) throw std::runtime_error("a cut connection stays");
         }
     }
+    /// What the client sends arrives with `from` replaced by `to`, which is as long: as if by a pooler that knows
+    /// better.
+    void alter(const std::string& from, const std::string& to) {
+        const std::lock_guard lock(mutex_);
+        altered_ = from;
+        altered_to_ = to;
+    }
     /// Each piece of either direction arrives that much later.
     void delay(std::chrono::milliseconds by) { delay_ = by; }
     /// From the next piece on that holds `text`, nothing of the server's reaches the client; once the server has
@@ -230,6 +238,10 @@ private:
                 const std::string_view text(piece.data(), static_cast<std::size_t>(size));
                 if (from_client) {
                     const std::lock_guard lock(mutex_);
+                    const auto at = altered_.empty() ? std::string_view::npos : text.find(altered_);
+                    if (at != std::string_view::npos)
+                        std::copy(altered_to_.begin(), altered_to_.end(),
+                                  piece.begin() + static_cast<std::ptrdiff_t>(at));
                     if (!lost_.empty() && text.find(lost_) != std::string_view::npos) {
                         lost_.clear();
                         return;
@@ -258,7 +270,9 @@ private:
     unsigned port_ = 0;
     std::atomic<bool> silent_ = false;
     std::atomic<std::chrono::milliseconds> delay_ = std::chrono::milliseconds{0};
-    std::mutex mutex_;  // guards the three below
+    std::mutex mutex_;  // guards the five below
+    std::string altered_;
+    std::string altered_to_;
     std::string lost_;
     std::string lost_after_;
     std::list<Pair> pairs_;

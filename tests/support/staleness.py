@@ -21,6 +21,21 @@ class Staleness:
     def sample(self) -> None:
         asked = time.monotonic()
         self._pending.append((asked, self._tidemark.log.ends(f"tidemark.{self._stream}")))
+        self._look()
+
+    def watch(self, done: Callable[[], object], deadline: float) -> None:
+        """Samples several times a second until `done()`, and then waits until all that was seen is in the tables."""
+        end = time.monotonic() + deadline
+        while not done():
+            self._assert_in_time(end)
+            self.sample()
+            time.sleep(0.1)
+        while self._pending:
+            self._assert_in_time(end)
+            self._look()
+            time.sleep(0.02)
+
+    def _look(self) -> None:
         vector = self._tidemark.vector(self._stream)
         now = time.monotonic()
         while self._pending and all(vector.get(number, 0) >= end for number, end in self._pending[0][1].items()):
@@ -28,12 +43,5 @@ class Staleness:
         if self._pending:
             self.worst = max(self.worst, now - self._pending[0][0])
 
-    def watch(self, done: Callable[[], object], deadline: float) -> None:
-        """Samples several times a second until `done()`, and then until all that was seen is in the tables."""
-        end = time.monotonic() + deadline
-        while not done() or self._pending:
-            assert time.monotonic() < end, (
-                f"{self._stream}: the tables are {self.worst:.1f} s behind and do not catch up"
-            )
-            self.sample()
-            time.sleep(0.1)
+    def _assert_in_time(self, end: float) -> None:
+        assert time.monotonic() < end, f"{self._stream}: the tables are {self.worst:.1f} s behind and do not catch up"

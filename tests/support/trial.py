@@ -48,8 +48,8 @@ class Finding:
 
 
 class Trial:
-    """A context: load runs while the test does its harm inside; leaving it holds every answer and every table against the
-    log.
+    """A context: load runs while the test does its harm inside; leaving it holds every answer and every table against
+    the log.
 
     Two clients write: one plainly, whose every request is looked up in the log; one with an idempotency key on each,
     which repeats what was not acknowledged, so that all of its requests count exactly once.

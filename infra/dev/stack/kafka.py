@@ -219,7 +219,9 @@ class Kafka:
         return self.live_brokers(port) == len(self.nodes)
 
     def _cluster_id(self) -> str:
-        return urlsafe_b64encode(uuid.uuid5(uuid.NAMESPACE_URL, str(self._directory)).bytes).decode().rstrip("=")
+        first, *rest = uuid.uuid5(uuid.NAMESPACE_URL, str(self._directory)).bytes
+        # Kafka's tool takes an id that begins with a dash for an option; with this bit cleared none does.
+        return urlsafe_b64encode(bytes([first & 0x7F, *rest])).decode().rstrip("=")
 
     def _format(self, number: int) -> Path:
         """Writes a node's settings, and its empty log on its first start."""

@@ -161,13 +161,14 @@ class Process:
     def wait(self, deadline: float) -> bool:
         """Whether it has ended before `deadline` seconds were over."""
         handle = self._handle()
-        if handle is None:
-            return True
-        try:
-            ended = bool(select.select([handle], [], [], deadline)[0])
-        finally:
-            os.close(handle)
+        ended = True
+        if handle is not None:
+            try:
+                ended = bool(select.select([handle], [], [], deadline)[0])
+            finally:
+                os.close(handle)
         if ended and self._child is not None:
+            # A killed process is a zombie for as long as any thread of it is still ending.
             self._child.wait()
         return ended
 

@@ -89,6 +89,14 @@ TEST_CASE("each session has its time-outs and formats, whatever the DSN says") {
     }
 }
 
+TEST_CASE("a session that was not given its settings is refused") {
+    Network network;
+    network.alter("lock_timeout=1000", "lock_timeout=9000");
+    const auto refused = outcome([&] { pg::Connection(network.dsn(), {}); });
+    CHECK(refused.failure == Failure::bug);
+    CHECK(refused.what.find("lock_timeout is 9000, not 1000") != std::string::npos);
+}
+
 TEST_CASE("a database that cannot be reached is a lost connection, told without the password") {
     for (const char* unreachable :
          {"postgresql://u:hunter2@127.0.0.1:1/d", "host=127.0.0.1 port=1 user=u password=hunter2"}) {
@@ -326,7 +334,7 @@ TEST_CASE("a deadlock and a lost race of snapshots are retryable") {
         crossing.join();
         CHECK(of_first.failure.has_value() != of_second.failure.has_value());
         CHECK(of_first.sqlstate + of_second.sqlstate == "40P01");
-        CHECK(of_first.failure.value_or(*of_second.failure) == Failure::retryable);
+        CHECK((of_first.failure ? of_first.failure : of_second.failure) == Failure::retryable);
     }
     auto snapshot = one.begin();
     snapshot.run_script("set transaction isolation level repeatable read; select 1 from notes");
@@ -411,6 +419,15 @@ TEST_CASE("a broken connection stays broken and never becomes another session") 
     connection = pg::Connection(dsn(), notes.options());
     CHECK(connection.run(kOne).integer(0, 0) == 1);
     CHECK(connection.backend_pid() != backend);
+}
+
+TEST_CASE("a listener whose session is gone is told so at once") {
+    Notes notes;
+    pg::Connection connection(dsn(), notes.options());
+    notes.terminate(connection.backend_pid());
+    CHECK(outcome([&] { connection.listen("x"); }).failure == Failure::connection_lost);
+    CHECK(connection.is_broken());
+    CHECK(notes.sessions() == 0);
 }
 
 TEST_CASE("a connection that breaks inside a transaction loses it whole") {

@@ -38,17 +38,17 @@ struct Answer {
     std::chrono::steady_clock::time_point at;
 };
 
-/// The answers to a number of queries, and the wait for them.
+/// The answers to a number of queries, and the wait for them. Late callbacks outlive it.
 class Answers {
 public:
     pg::QueryCallback take(std::size_t index) {
         {
-            const std::lock_guard lock(mutex_);
-            if (answers_.size() <= index) answers_.resize(index + 1);
+            const std::lock_guard lock(body_->mutex);
+            if (body_->answers.size() <= index) body_->answers.resize(index + 1);
         }
-        return [this, index](pg::QueryResult result) {
-            const std::lock_guard lock(mutex_);
-            auto& answer = answers_[index];
+        return [body = body_, index](const pg::QueryResult& result) {
+            const std::lock_guard lock(body->mutex);
+            auto& answer = body->answers[index];
             ++answer.times;
             answer.at = std::chrono::steady_clock::now();
             if (result.error) {
@@ -58,28 +58,33 @@ public:
             } else if (!result.rows.empty()) {
                 answer.value = result.rows.cell(0, 0).value_or("(null)");
             }
-            order_.push_back(index);
-            changed_.notify_all();
+            body->order.push_back(index);
+            body->changed.notify_all();
         };
     }
     /// All of them, at the latest after 20 s.
     std::vector<Answer> wait() {
-        std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, 20s, [this] {
-            return std::all_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.times > 0; });
+        std::unique_lock lock(body_->mutex);
+        body_->changed.wait_for(lock, 20s, [this] {
+            return std::all_of(body_->answers.begin(), body_->answers.end(),
+                               [](const Answer& answer) { return answer.times > 0; });
         });
-        return answers_;
+        return body_->answers;
     }
+    std::size_t arrived() { return order().size(); }
     std::vector<std::size_t> order() {
-        const std::lock_guard lock(mutex_);
-        return order_;
+        const std::lock_guard lock(body_->mutex);
+        return body_->order;
     }
 
 private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::vector<Answer> answers_;
-    std::vector<std::size_t> order_;
+    struct Body {
+        std::mutex mutex;
+        std::condition_variable changed;
+        std::vector<Answer> answers;
+        std::vector<std::size_t> order;
+    };
+    std::shared_ptr<Body> body_ = std::make_shared<Body>();
 };
 
 pg::QueryPoolOptions options(const Schema& schema, unsigned connections = 1) {
@@ -134,6 +139,28 @@ TEST_CASE("each query gets its own answer, in order on one connection") {
     CHECK(std::is_sorted(order.begin(), order.end()));
     CHECK(pool.connected());
     CHECK(pool.queued() == 0);
+}
+
+TEST_CASE("a query submitted while the worker goes to sleep wakes it") {
+    Schema schema;
+    std::atomic<bool> is_answered = false;
+    pg::QueryPool pool(options(schema));
+    constexpr int kTimes = 10'000;
+    int answered = 0;
+    for (int i = 0; i < kTimes; ++i) {
+        is_answered = false;
+        REQUIRE(pool.submit(kEcho, params(i), [&](const pg::QueryResult&) { is_answered = true; }));
+        // Spinning, and then a little longer each time, so that the next one meets every step on the way to sleep.
+        const auto deadline = std::chrono::steady_clock::now() + 20s;
+        while (!is_answered && std::chrono::steady_clock::now() < deadline) {
+        }
+        REQUIRE(is_answered);
+        ++answered;
+        const auto pause = std::chrono::steady_clock::now() + std::chrono::nanoseconds{i % 100 * 100};
+        while (std::chrono::steady_clock::now() < pause) {
+        }
+    }
+    CHECK(answered == kTimes);
 }
 
 TEST_CASE("waiting queries share one round trip") {
@@ -191,6 +218,19 @@ TEST_CASE("the pool's sessions cannot write, and have their time-outs") {
     const auto empty = ask(pool, {"nothing", "set local work_mem to '8MB'"});
     CHECK(empty.failure == Failure::bug);
     CHECK(ask(pool, kEcho, params(3)).value == "3");
+}
+
+TEST_CASE("a session that was not given its settings is not used") {
+    Schema schema;
+    Network network;
+    network.alter("DateStyle=ISO", "DateStyle=SQL");
+    auto altered = options(schema);
+    altered.dsn = network.dsn();
+    altered.query_timeout = 500ms;
+    pg::QueryPool pool(altered);
+    const auto answer = ask(pool, kEcho, params(1));
+    CHECK(answer.failure == Failure::connection_lost);
+    CHECK(answer.what.find("DateStyle is SQL, MDY, not ISO, MDY") != std::string::npos);
 }
 
 TEST_CASE("a full queue refuses, and calls back for none of the refused") {
@@ -427,21 +467,25 @@ TEST_CASE("many threads, sessions killed at random: one right answer to each que
     Answers answers;
     for (std::size_t i = 0; i < kThreads * kEach; ++i)
         static_cast<void>(answers.take(i));
+    std::atomic<std::size_t> submitted = 0;
     std::vector<std::thread> threads;
     for (std::size_t t = 0; t < kThreads; ++t) {
         threads.emplace_back([&, t] {
             for (std::size_t i = t * kEach; i < (t + 1) * kEach; ++i) {
                 if (!pool.submit(kEcho, params(static_cast<std::int64_t>(i)), answers.take(i))) std::abort();
+                ++submitted;
                 if (i % 50 == 0) std::this_thread::sleep_for(2ms);  // so that the kills fall between them
             }
         });
     }
-    // A query is sent twice at most, so the kills keep a distance in which a new connection gets through its work.
+    // A query is sent twice at most: what the last kill met has to be answered before the next.
     std::mt19937 random(1);
     for (int i = 0; i < 6; ++i) {
         const auto pids = backends(schema);
         if (!pids.empty()) schema.terminate(pids[random() % pids.size()]);
         CHECK(eventually([&] { return backends(schema).size() == 3; }));
+        const std::size_t so_far = submitted;
+        CHECK(eventually([&] { return answers.arrived() >= so_far; }));
     }
     for (auto& thread : threads)
         thread.join();

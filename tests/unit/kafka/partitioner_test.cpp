@@ -13,7 +13,8 @@ TEST_CASE("the partition of a key is the one that the client library gives it") 
     std::mt19937 random(7);
     for (int n = 0; n < 20'000; ++n) {
         std::string key(random() % 300, '\0');
-        for (auto& byte : key) byte = static_cast<char>(random());
+        for (auto& byte : key)
+            byte = static_cast<char>(random());
         const auto partitions = static_cast<std::int32_t>(1 + random() % 64);
         CAPTURE(key.size());
         REQUIRE(murmur2_partition(key, partitions) ==

@@ -33,7 +33,9 @@ struct Bench {
     }
 
     /// Each record's value is its tag.
-    Enqueued produce(std::uint64_t tag, std::string key = "k") { return producer->produce(0, key, std::to_string(tag), {}, tag); }
+    Enqueued produce(std::uint64_t tag, std::string key = "k") {
+        return producer->produce(0, key, std::to_string(tag), {}, tag);
+    }
     /// Waits out the moments in which the producer is being replaced or probed.
     void produce_surely(std::uint64_t tag, std::string key = "k") {
         REQUIRE(eventually([&] { return produce(tag, key) == Enqueued::ok; }));
@@ -49,7 +51,8 @@ struct Bench {
 
 TEST_CASE("a produced record is reported persisted, at its place in the partition of its key") {
     Bench bench({}, 5);
-    for (std::uint64_t tag = 0; tag < 100; ++tag) REQUIRE(bench.produce(tag, "key" + std::to_string(tag)) == Enqueued::ok);
+    for (std::uint64_t tag = 0; tag < 100; ++tag)
+        REQUIRE(bench.produce(tag, "key" + std::to_string(tag)) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(100));
     auto log = bench.log(5);
     for (std::uint64_t tag = 0; tag < 100; ++tag) {
@@ -57,7 +60,8 @@ TEST_CASE("a produced record is reported persisted, at its place in the partitio
         CHECK(delivery.persistence == Persistence::persisted);
         CHECK(delivery.error == 0);
         CHECK(delivery.partition == murmur2_partition("key" + std::to_string(tag), 5));
-        CHECK(log[std::to_string(tag)] == std::vector<std::pair<std::int32_t, std::int64_t>>{{delivery.partition, delivery.offset}});
+        CHECK(log[std::to_string(tag)] ==
+              std::vector<std::pair<std::int32_t, std::int64_t>>{{delivery.partition, delivery.offset}});
     }
     CHECK(bench.producer->flush(10s));
     CHECK(bench.producer->counters().persisted == 100);
@@ -66,7 +70,8 @@ TEST_CASE("a produced record is reported persisted, at its place in the partitio
 
 TEST_CASE("many reports are handed over in one call") {
     Bench bench({.linger = 50ms});
-    for (std::uint64_t tag = 0; tag < 1'000; ++tag) REQUIRE(bench.produce(tag) == Enqueued::ok);
+    for (std::uint64_t tag = 0; tag < 1'000; ++tag)
+        REQUIRE(bench.produce(tag) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(1'000));
     CHECK(bench.deliveries.calls() < 100);
 }
@@ -76,7 +81,8 @@ TEST_CASE("an unknown setting, and one that would undo what the guarantees stand
     Deliveries deliveries;
     const auto refused = [&](const std::string& name, const std::string& value) {
         try {
-            Producer producer({.brokers = cluster.brokers(), .topics = {"t"}, .properties = {{name, value}}}, deliveries);
+            Producer producer({.brokers = cluster.brokers(), .topics = {"t"}, .properties = {{name, value}}},
+                              deliveries);
         } catch (const Error& error) {
             CHECK_FALSE(error.is_retryable());
             return std::string(error.what()).find(name) != std::string::npos;
@@ -93,7 +99,8 @@ TEST_CASE("an unknown setting, and one that would undo what the guarantees stand
     CHECK(refused("allow.auto.create.topics", "true"));
     CHECK(refused("socket.nagle.disable", "false"));
     CHECK(refused("linger.ms", "nonsense"));
-    Producer fine({.brokers = cluster.brokers(), .topics = {"t"}, .properties = {{"statistics.interval.ms", "0"}}}, deliveries);
+    Producer fine({.brokers = cluster.brokers(), .topics = {"t"}, .properties = {{"statistics.interval.ms", "0"}}},
+                  deliveries);
 }
 
 TEST_CASE("a producer is neither ready nor available before all its topics are there, and creates none of them") {
@@ -141,19 +148,24 @@ TEST_CASE("a purge gives back what was not sent, which then never comes into the
     Bench bench({.linger = 200ms});
     bench.cluster.set_delay(1, 500ms);
     // With a long linger nothing has left the client yet.
-    for (std::uint64_t tag = 0; tag < 50; ++tag) REQUIRE(bench.produce(tag) == Enqueued::ok);
+    for (std::uint64_t tag = 0; tag < 50; ++tag)
+        REQUIRE(bench.produce(tag) == Enqueued::ok);
     bench.producer->purge_queued();
     REQUIRE(bench.deliveries.wait_for(50));
-    for (std::uint64_t tag = 0; tag < 50; ++tag) CHECK(bench.deliveries.of(tag).persistence == Persistence::not_persisted);
+    for (std::uint64_t tag = 0; tag < 50; ++tag)
+        CHECK(bench.deliveries.of(tag).persistence == Persistence::not_persisted);
     CHECK(bench.producer->counters().purges == 1);
     bench.cluster.set_delay(1, 0ms);
     // The gap that the purge leaves in the sequence must not stop what comes after it.
-    for (std::uint64_t tag = 100; tag < 150; ++tag) bench.produce_surely(tag);
+    for (std::uint64_t tag = 100; tag < 150; ++tag)
+        bench.produce_surely(tag);
     REQUIRE(bench.deliveries.wait_for(100));
     const auto log = bench.log();
     CHECK(log.size() == 50);
-    for (std::uint64_t tag = 0; tag < 50; ++tag) CHECK_FALSE(log.contains(std::to_string(tag)));
-    for (std::uint64_t tag = 100; tag < 150; ++tag) CHECK(log.contains(std::to_string(tag)));
+    for (std::uint64_t tag = 0; tag < 50; ++tag)
+        CHECK_FALSE(log.contains(std::to_string(tag)));
+    for (std::uint64_t tag = 100; tag < 150; ++tag)
+        CHECK(log.contains(std::to_string(tag)));
 }
 
 TEST_CASE("a purge leaves what is on the wire to the broker's answer") {
@@ -182,7 +194,8 @@ TEST_CASE("with no broker up a producer refuses at once, and takes records again
     CHECK(bench.deliveries.of(3).persistence == Persistence::persisted);
 }
 
-TEST_CASE("with a broker that is connected and silent a producer refuses after five seconds, until the broker answers") {
+TEST_CASE(
+    "with a broker that is connected and silent a producer refuses after five seconds, until the broker answers") {
     Bench bench;
     bench.produce_surely(1);
     REQUIRE(bench.deliveries.wait_for(1));
@@ -284,17 +297,19 @@ TEST_CASE("while producers are replaced under fire every accepted record is repo
         const auto before = bench.producer->counters().persisted;
         all_came = all_came && eventually([&] { return bench.producer->counters().persisted > before + 100; });
         all_came = all_came && eventually([&] {
-            bench.cluster.fail_next(kProduce, {RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER});
-            return eventually([&] { return bench.producer->counters().fatal >= round; }, 100ms);
-        });
+                       bench.cluster.fail_next(kProduce, {RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER});
+                       return eventually([&] { return bench.producer->counters().fatal >= round; }, 100ms);
+                   });
     }
     stop = true;
-    for (auto& thread : threads) thread.join();
+    for (auto& thread : threads)
+        thread.join();
     CHECK(all_came);
     CHECK(bench.producer->flush(30s));
 
     std::set<std::uint64_t> taken;
-    for (const auto& mine : accepted) taken.insert(mine.begin(), mine.end());
+    for (const auto& mine : accepted)
+        taken.insert(mine.begin(), mine.end());
     const auto all = bench.deliveries.all();  // each tag once
     CHECK(all.size() == taken.size());
     CHECK(std::all_of(all.begin(), all.end(), [&](const auto& one) { return taken.contains(one.first); }));
@@ -374,7 +389,8 @@ TEST_CASE("a topic that the producer may not write to fails its records and, whe
 
 TEST_CASE("a record that the broker had already is persisted, with a place that is not before its own") {
     Bench bench;
-    for (std::uint64_t tag = 0; tag < 10; ++tag) bench.produce_surely(tag);
+    for (std::uint64_t tag = 0; tag < 10; ++tag)
+        bench.produce_surely(tag);
     REQUIRE(bench.deliveries.wait_for(10));
     bench.cluster.fail_next(kProduce, {RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER});
     bench.produce_surely(10);
@@ -388,10 +404,12 @@ TEST_CASE("a record that the broker had already is persisted, with a place that 
 TEST_CASE("records of a batch that the broker had already are never given the log's first offsets") {
     // The client counts the offsets of a batch upwards from the -1 that stands in the broker's error.
     Bench bench({.linger = 300ms, .compression = "none"});
-    for (std::uint64_t tag = 0; tag < 10; ++tag) bench.produce_surely(tag);
+    for (std::uint64_t tag = 0; tag < 10; ++tag)
+        bench.produce_surely(tag);
     REQUIRE(bench.deliveries.wait_for(10));
     bench.cluster.fail_next(kProduce, {RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER});
-    for (std::uint64_t tag = 10; tag < 4'010; ++tag) bench.produce_surely(tag);
+    for (std::uint64_t tag = 10; tag < 4'010; ++tag)
+        bench.produce_surely(tag);
     REQUIRE(bench.deliveries.wait_for(4'010));
     for (std::uint64_t tag = 10; tag < 4'010; ++tag) {
         const auto delivery = bench.deliveries.of(tag);
@@ -400,11 +418,15 @@ TEST_CASE("records of a batch that the broker had already are never given the lo
     }
 }
 
-TEST_CASE("records that a later success acknowledges, their own answer being lost, are not reported at offset 0") {
+TEST_CASE(
+    "records that only a later success acknowledges, their own answer being lost, are given a place that includes "
+    "them") {
     Bench bench({.socket_timeout = 1s});
-    for (std::uint64_t tag = 0; tag < 10; ++tag) bench.produce_surely(tag);
+    for (std::uint64_t tag = 0; tag < 10; ++tag)
+        bench.produce_surely(tag);
     REQUIRE(bench.deliveries.wait_for(10));
-    // The first request ends without saying whether it was stored, the second, sent meanwhile, succeeds: so the first was.
+    // The first request ends without saying whether it was stored, the second, sent meanwhile, succeeds: so the first
+    // was.
     bench.cluster.delay_next(1, kProduce, 500ms, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
     REQUIRE(bench.produce(10) == Enqueued::ok);
     std::this_thread::sleep_for(100ms);
@@ -430,7 +452,8 @@ TEST_CASE("a stored record whose place cannot be asked for is perhaps persisted,
 TEST_CASE("a producer that is destroyed before the broker answers reports everything first") {
     Bench bench({.linger = 50ms});
     bench.cluster.set_delay(1, 60s);
-    for (std::uint64_t tag = 0; tag < 20; ++tag) REQUIRE(bench.produce(tag) == Enqueued::ok);
+    for (std::uint64_t tag = 0; tag < 20; ++tag)
+        REQUIRE(bench.produce(tag) == Enqueued::ok);
     const auto begin = std::chrono::steady_clock::now();
     bench.producer.reset();
     CHECK(std::chrono::steady_clock::now() - begin < 20s);
@@ -441,7 +464,8 @@ TEST_CASE("a producer that is destroyed before the broker answers reports everyt
 TEST_CASE("a producer that is destroyed with records that the broker takes waits for them") {
     Bench bench({.linger = 100ms});
     bench.cluster.set_delay(1, 200ms);
-    for (std::uint64_t tag = 0; tag < 20; ++tag) REQUIRE(bench.produce(tag) == Enqueued::ok);
+    for (std::uint64_t tag = 0; tag < 20; ++tag)
+        REQUIRE(bench.produce(tag) == Enqueued::ok);
     bench.producer.reset();
     CHECK(bench.deliveries.all().size() == 20);
     CHECK(bench.deliveries.count(Persistence::persisted) == 20);

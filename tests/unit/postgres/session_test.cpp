@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -109,4 +110,21 @@ TEST_CASE("a session that was not given what was asked for is told by name") {
               "search_path is \"$user\", public, not counters_2"));
     CHECK(session::unlike(as_asked(), {}, session::Access::read_only) ==
           "default_transaction_read_only is off, not on");
+}
+
+TEST_CASE("a plan is prepared once, gets another name when forgotten, and its name stands for one text") {
+    session::Plans plans;
+    const pg::Statement one = {"one", "select 1"};
+    CHECK(plans.of(one).name == "one");
+    CHECK_FALSE(plans.of(one).is_prepared);
+    plans.of(one).is_prepared = true;
+    CHECK(plans.of({"one", "select 1"}).is_prepared);
+    plans.forget(one);
+    CHECK(plans.of(one).name == "one#1");
+    CHECK_FALSE(plans.of(one).is_prepared);
+    plans.forget(one);
+    CHECK(plans.of(one).name == "one#2");
+    plans.forget({"other", "select 2"});
+    CHECK(plans.of({"other", "select 2"}).name == "other");
+    CHECK_THROWS_AS(plans.of({"one", "select 2"}), std::logic_error);
 }

@@ -83,7 +83,8 @@ TEST_CASE("a record carries key, value, its content type, and traceparent only w
     CHECK(f.sink->record(0).topic == 4);
     CHECK(f.sink->record(0).key == "k");
     CHECK(f.sink->record(0).value == "v");
-    CHECK(f.sink->record(0).headers == Headers{{"content-type", "application/cloudevents+json"}, {"traceparent", "00-ab-cd-01"}});
+    CHECK(f.sink->record(0).headers ==
+          Headers{{"content-type", "application/cloudevents+json"}, {"traceparent", "00-ab-cd-01"}});
     CHECK(f.sink->record(1).headers == Headers{{"content-type", "application/cloudevents+json"}});
 }
 
@@ -149,7 +150,9 @@ TEST_CASE("a report that the record was not stored is unavailable, that it may b
     CHECK(f.outcome(1) == Outcome::unknown);
 }
 
-TEST_CASE("at the deadline the queue is purged: what comes back is unavailable, what was on the wire is unknown after the grace") {
+TEST_CASE(
+    "at the deadline the queue is purged: what comes back is unavailable, what was on the wire is unknown after the "
+    "grace") {
     Fixture f;
     f.publish();
     f.publish();
@@ -206,7 +209,8 @@ TEST_CASE("an event answered unknown keeps its place in flight until its late re
     CHECK_FALSE(f.answered(2));
 }
 
-TEST_CASE("events that reach their deadline one after the other are each purged and each become unknown in their turn") {
+TEST_CASE(
+    "events that reach their deadline one after the other are each purged and each become unknown in their turn") {
     Fixture f;
     for (int n = 0; n < 30; ++n) {
         f.publish();
@@ -226,15 +230,19 @@ TEST_CASE("events that reach their deadline one after the other are each purged 
 
 TEST_CASE("more than one chunk of reports or of overdue events is answered at once, each exactly once") {
     Fixture f;
-    for (int n = 0; n < 1'000; ++n) f.publish();
-    for (std::size_t n = 500; n < 1'000; ++n) f.sink->send(n);
+    for (int n = 0; n < 1'000; ++n)
+        f.publish();
+    for (std::size_t n = 500; n < 1'000; ++n)
+        f.sink->send(n);
     f.clock.advance(5s);
     f.sink->tick();
     f.sink->report();
     f.clock.advance(50ms);
     f.sink->tick();
-    for (std::size_t n = 0; n < 500; ++n) REQUIRE(f.outcome(n) == Outcome::unavailable);
-    for (std::size_t n = 500; n < 1'000; ++n) REQUIRE(f.outcome(n) == Outcome::unknown);
+    for (std::size_t n = 0; n < 500; ++n)
+        REQUIRE(f.outcome(n) == Outcome::unavailable);
+    for (std::size_t n = 500; n < 1'000; ++n)
+        REQUIRE(f.outcome(n) == Outcome::unknown);
     CHECK(f.publisher->counters().in_flight == 500);
     f.sink->ack_all();
     CHECK(f.publisher->counters().in_flight == 0);
@@ -283,7 +291,8 @@ TEST_CASE("a completion may publish again") {
     Fixture f;
     Outcome second = Outcome::unknown;
     f.publisher->publish({0, "a", "1"}, [&f, &second](const Published&) noexcept {
-        f.publisher->publish({0, "b", "2"}, [&second](const Published& published) noexcept { second = published.outcome; });
+        f.publisher->publish({0, "b", "2"},
+                             [&second](const Published& published) noexcept { second = published.outcome; });
     });
     f.sink->ack(0, 0, 0);
     REQUIRE(f.sink->size() == 2);
@@ -360,7 +369,8 @@ TEST_CASE("publishers on several threads, reports and deadlines at once: every e
             if (!f.sink->record(next).answered) f.sink->ack(next, 0, 0);
         }
     }
-    for (auto& thread : threads) thread.join();
+    for (auto& thread : threads)
+        thread.join();
     f.sink->report();
     CHECK(std::all_of(calls.begin(), calls.end(), [](const std::atomic<int>& count) { return count == 1; }));
     CHECK(f.publisher->counters().in_flight == 0);
