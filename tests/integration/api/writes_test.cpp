@@ -59,7 +59,7 @@ TEST_CASE("a write is answered when the log has it, and not before, with its pos
     CHECK(data == kIncrement);
 }
 
-TEST_CASE("a traceparent travels into the record; one that is made carries the event's id") {
+TEST_CASE("a traceparent travels into the record: one that is made carries the event's id") {
     const Tables tables;
     Served f(tables.dsn());
     increment(f, {{"traceparent", kTraceparent}});

@@ -318,6 +318,8 @@ TEST_CASE("increments add up by key, and by key and ten seconds of event time") 
     increments.add_raw("k", at(-1us, "-4000"), kAppended + 3s);
     increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "9007199254740991"), {}, {}}.text(),
                        kAppended + 13s);
+    // Without a time of its own an event is of its append time, though the log time does not step back with it.
+    increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "50000"), {}, {}}.text(), kAppended + 2s);
     for (const bool whole : {true, false}) {
         CAPTURE(whole);
         Counting counting(increments.log);
@@ -326,11 +328,11 @@ TEST_CASE("increments add up by key, and by key and ten seconds of event time") 
             counting.folding.flush();
         }
         CHECK(counting.tables.ask("select string_agg(t::text, ' ') from totals t") ==
-              "(k,9007199254737312,5,\"2023-11-14 22:13:33+00\")");
+              "(k,9007199254787312,6,\"2023-11-14 22:13:33+00\")");
         CHECK(counting.tables.ask(
                   "select string_agg(format('%s: %s in %s of %s to %s', to_char(window_start, 'MI:SS'), value, count, "
                   "min_offset, max_offset), ', ' order by window_start) from windows") ==
-              "13:10: -4000 in 1 of 4 to 4, 13:20: 21 in 2 of 1 to 2, 13:30: 9007199254741291 in 2 of 3 to 5");
+              "13:10: -4000 in 1 of 4 to 4, 13:20: 50021 in 3 of 1 to 6, 13:30: 9007199254741291 in 2 of 3 to 5");
     }
 }
 

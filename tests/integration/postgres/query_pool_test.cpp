@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -11,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -109,15 +111,14 @@ Answer ask(pg::QueryPool& pool, const pg::Statement& statement, pg::Params param
     return answers.wait().front();
 }
 
+/// The process ids of the pool's sessions.
 std::vector<int> backends(Schema& schema) {
-    std::vector<int> pids;
-    const auto listed =
+    std::istringstream listed(
         schema.ask("select coalesce(string_agg(pid::text, ' '), '') from pg_stat_activity where application_name = '" +
-                   schema.name() + "'");
-    for (std::size_t at = 0; at < listed.size();
-         at = listed.find(' ', at) == std::string::npos ? listed.size() : listed.find(' ', at) + 1) {
-        pids.push_back(std::stoi(listed.substr(at)));
-    }
+                   schema.name() + "'"));
+    std::vector<int> pids;
+    for (int pid = 0; listed >> pid;)
+        pids.push_back(pid);
     return pids;
 }
 

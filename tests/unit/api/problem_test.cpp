@@ -73,7 +73,7 @@ TEST_CASE("every problem's body is JSON, and its type resolves") {
     CHECK(find_problem_type("nothing") == nullptr);
 }
 
-TEST_CASE("a valid traceparent is taken; any other is as good as none") {
+TEST_CASE("a valid traceparent is taken: any other is as good as none") {
     const auto taken = [](std::string value) {
         const Asked asked(http::Method::get, "/", {{"TraceParent", std::move(value)}});
         return traceparent_of(asked.request).has_value();

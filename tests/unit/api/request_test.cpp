@@ -208,7 +208,7 @@ TEST_CASE("a range is half-open and runs forward") {
     CHECK(violations == Violations{{"?from", "lies after ?to"}});
 }
 
-TEST_CASE("bins start at multiples of the step within [from, to)") {
+TEST_CASE("bins start at multiples of the step, from the first bound on and before the second") {
     const auto bins = [](const char* from, const char* to, std::chrono::seconds step) {
         const auto made = bins_of({at(from), at(to)}, step, {});
         return schemas::format_instant(made.from) + " " + schemas::format_instant(made.to);

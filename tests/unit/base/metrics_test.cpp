@@ -96,7 +96,7 @@ TEST_CASE("the process tells of itself and of its build") {
               "\"} 1\n");
 }
 
-TEST_CASE("asking twice gives the same instrument; asking differently is a bug") {
+TEST_CASE("asking twice gives the same instrument: asking differently is a bug") {
     Metrics metrics;
     auto& counter = metrics.counter("t_total", "Things.", {{"a", "1"}});
     CHECK(&counter == &metrics.counter("t_total", "Things.", {{"a", "1"}}));

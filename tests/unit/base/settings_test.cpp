@@ -114,7 +114,7 @@ TEST_CASE("a flag wins over the environment, that over the file, that over the d
     CHECK(program.max_body == 16 * 1024);
 }
 
-TEST_CASE("the settings file may be named by the environment; the flag names another") {
+TEST_CASE("the settings file may be named by the environment: the flag names another") {
     TemporaryFolder folder;
     const auto one = folder.file("one.toml", "partitions = 1\n");
     const auto two = folder.file("two.toml", "partitions = 2\n");
@@ -445,7 +445,7 @@ TEST_CASE("--print-settings-example is a settings file with everything commented
 )");
 }
 
-TEST_CASE("two commands may have an option of one name; two meanings of one option are a bug") {
+TEST_CASE("two commands may have an option of one name: two meanings of one option are a bug") {
     bool json_of_a = false;
     bool json_of_b = false;
     const auto run = [&](const char* command) {

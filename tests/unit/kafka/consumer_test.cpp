@@ -330,7 +330,7 @@ TEST_CASE("the right to read, once denied, is an error to stop for") {
     CHECK_THROWS_AS(poll_for<Record>(consumer), Error);
 }
 
-TEST_CASE("while paused nothing is read and the membership lives; afterwards not one record is missing") {
+TEST_CASE("while paused nothing is read and the membership lives: afterwards not one record is missing") {
     Bench bench(1, {.session_timeout = 6s, .max_poll_interval = 6s});
     bench.fill(0, 5'000);
     Consumer& consumer = bench.start_reading();
