@@ -55,24 +55,30 @@ void Presence::run() {
     }
 }
 
+void Presence::beat(pg::Connection& connection, const StreamProcessor& processor,
+                    const StreamProcessor::Status& status) {
+    pg::Array partitions;
+    for (const auto partition : status.partitions)
+        partitions.add(std::int64_t{partition});
+    pg::Params params;
+    params.add(options_.instance).add(processor.target().projection->stream().name);
+    params.add(processor.target().projection->fingerprint()).add(base::version()).add(std::move(partitions));
+    params.add(status.phase).add(started_at_);
+    connection.run(kBeat, params);
+}
+
 void Presence::serve(pg::Connection& connection) {
     auto next_beat = clock_.steady();
+    std::vector<StreamProcessor::Status> told(processors_.size());
     while (!stop_.requested()) {
-        if (clock_.steady() >= next_beat) {
-            next_beat = clock_.steady() + options_.heartbeat;
-            for (const auto* processor : processors_) {
-                const auto status = processor->status();
-                pg::Array partitions;
-                for (const auto partition : status.partitions)
-                    partitions.add(std::int64_t{partition});
-                pg::Params params;
-                params.add(options_.instance).add(processor->target().projection->stream().name);
-                params.add(processor->target().projection->fingerprint())
-                    .add(base::version())
-                    .add(std::move(partitions));
-                params.add(status.phase).add(started_at_);
-                connection.run(kBeat, params);
-            }
+        const bool time_to_beat = clock_.steady() >= next_beat;
+        if (time_to_beat) next_beat = clock_.steady() + options_.heartbeat;
+        for (std::size_t n = 0; n < processors_.size(); ++n) {
+            auto status = processors_[n]->status();
+            // What has changed is told at once: `status` right after a rebalance must not name the owner of before.
+            if (!time_to_beat && status.partitions == told[n].partitions && status.phase == told[n].phase) continue;
+            beat(connection, *processors_[n], status);
+            told[n] = std::move(status);
         }
         for (const auto& notification : connection.notifications(kListen)) {
             for (auto* processor : processors_) {

@@ -31,6 +31,7 @@ public:
 private:
     void run();
     void serve(pg::Connection& connection);
+    void beat(pg::Connection& connection, const StreamProcessor& processor, const StreamProcessor::Status& status);
 
     Options options_;
     std::vector<StreamProcessor*> processors_;
