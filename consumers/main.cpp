@@ -301,7 +301,12 @@ int main(int argc, char** argv) {
     };
     settings.command(
         "run", "Fold every stream into its tables until told to stop",
-        [&] { return guarded([&] { return run(options); }); },
+        [&]() -> int {
+            const int code = guarded([&] { return run(options); });
+            // A consumer that could not be closed in time was left behind with its threads: nothing of the process may
+            // be taken down under them. The log is written line by line, and the truth is in the database.
+            ::_exit(code);
+        },
         [&](base::Settings& command) {
             migration(command);
             command.text("admin-listen", options.admin_listen, "ADDRESS:PORT of /metrics and the health routes.");

@@ -35,7 +35,8 @@ struct ConsumerCounters {
 };
 
 /// A group member over librdkafka. One thread owns it. The destructor closes with a deadline of 2 s and then abandons
-/// the handle: the truth is in the database, and close may hang when the coordinator is gone.
+/// the handle, with its threads: the truth is in the database, and close may hang when the coordinator is gone. So a
+/// program that has had consumers ends with _exit. Records should not outlive it; if they do, it is abandoned too.
 class Consumer final : public RecordSource {
 public:
     explicit Consumer(ConsumerOptions options);

@@ -279,10 +279,11 @@ struct Producer::State {
         Clock::time_point settle_by = Clock::time_point::max();
         progress_at = Clock::now();
         while (true) {
-            const auto here = instance();
-            serving = here.get();
+            // Not shared: this thread alone takes a client out of use, and being its last owner would mean to wait for
+            // its end.
+            serving = instance().get();
             if (serving != nullptr) {
-                drain(*here, doze());
+                drain(*serving, doze());
                 asleep = false;
             } else {
                 std::unique_lock lock(supervision);
@@ -509,21 +510,20 @@ struct Producer::State {
     }
 
     bool knows_topics(Instance& asked) {
-        const rd_kafka_metadata_t* metadata = nullptr;
-        const auto code = rd_kafka_metadata(asked.client.get(), 0, nullptr, &metadata,
-                                            static_cast<int>(std::chrono::milliseconds(kProbeTimeout).count()));
-        if (code != RD_KAFKA_RESP_ERR_NO_ERROR) return false;
-        const std::unique_ptr<const rd_kafka_metadata_t, decltype(&rd_kafka_metadata_destroy)> owned(
-            metadata, rd_kafka_metadata_destroy);
-        for (const auto& wanted : options.topics) {
-            const auto topics = std::span(metadata->topics, static_cast<std::size_t>(metadata->topic_cnt));
-            const auto found =
-                std::find_if(topics.begin(), topics.end(), [&](const auto& topic) { return topic.topic == wanted; });
-            const auto error = found == topics.end() ? RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART : found->err;
-            if (error == RD_KAFKA_RESP_ERR_NO_ERROR && found->partition_cnt > 0) continue;
+        for (const auto& topic : asked.topics) {
+            // Each by itself: asked for all at once, the client lets the broker create those that it has known before.
+            const rd_kafka_metadata_t* answer = nullptr;
+            constexpr auto kTimeout = std::chrono::duration_cast<std::chrono::milliseconds>(kProbeTimeout);
+            auto code =
+                rd_kafka_metadata(asked.client.get(), 0, topic.get(), &answer, static_cast<int>(kTimeout.count()));
+            if (code != RD_KAFKA_RESP_ERR_NO_ERROR) return false;
+            code = answer->topic_cnt == 1 ? answer->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+            rd_kafka_metadata_destroy(answer);
+            if (code == RD_KAFKA_RESP_ERR_NO_ERROR) continue;
             if (const auto now = Clock::now(); now >= say_again_at) {
                 say_again_at = now + kSayAgain;
-                base::log::error("topic_unavailable", {{"topic", wanted}, {"detail", describe(error)}});
+                base::log::error("topic_unavailable",
+                                 {{"topic", rd_kafka_topic_name(topic.get())}, {"detail", describe(code)}});
             }
             return false;
         }
@@ -562,7 +562,7 @@ struct Producer::State {
     std::shared_ptr<Instance> current;
 
     // The delivery thread's own.
-    const Instance* serving = nullptr;
+    Instance* serving = nullptr;
     std::vector<Retired> retired;
     std::vector<Delivery> batch;
     Clock::time_point progress_at;
