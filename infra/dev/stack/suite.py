@@ -40,6 +40,7 @@ class Suite:
             Stage("integration", lambda: self._integration(_preset)),
             Stage("acceptance", lambda: self._pytest("tests/acceptance")),
             Stage("fault", lambda: self._pytest("tests/fault")),
+            Stage("tidy", self._tidy, always=False),
             Stage("asan", lambda: self._sanitized("asan"), always=False),
             Stage("tsan", lambda: self._sanitized("tsan"), always=False),
             Stage("coverage", self._coverage, always=False),
@@ -63,6 +64,14 @@ class Suite:
 
     def _lint(self) -> bool:
         return self._do([str(CLONE / "infra" / "dev" / "lint"), *self._arguments])
+
+    def _tidy(self) -> bool:
+        """clang-tidy over every source of the product, as .clang-tidy says."""
+        build(_preset)
+        folders = "schemas|infra|producer|consumers|api"
+        sources = f"{CLONE}/({folders})/.*[.]cpp$"
+        directory = str(CLONE / "build" / _preset)
+        return self._do(["run-clang-tidy", "-quiet", "-p", directory, "-j", str(os.cpu_count() or 1), sources])
 
     def _unit(self, preset: str) -> bool:
         build(preset)
