@@ -25,17 +25,17 @@ def test_increments_of_one_key_are_one_row_that_goes_on_growing_in_the_next_wind
 
     first = window_now()
     for _ in range(25):
-        last = api.post("/increment", {"key": "abcdef", "value": 1})
-    assert api.get(f"/counters/abcdef?at_least={token(last)}").json()["value"] == 25
-    assert _total(tidemark, "abcdef") == [(25, 25)]
+        last = api.post("/increment", {"key": "one-row", "value": 1})
+    assert api.get(f"/counters/one-row?at_least={token(last)}").json()["value"] == 25
+    assert _total(tidemark, "one-row") == [(25, 25)]
 
     wait_for(lambda: window_now() > first, "the next window to begin", 11)
-    last = api.post("/increment", {"key": "abcdef", "value": 1})
+    last = api.post("/increment", {"key": "one-row", "value": 1})
 
-    body = api.get(f"/counters/abcdef?at_least={token(last)}").json()
-    assert (body["key"], body["value"], body["count"]) == ("abcdef", 26, 26)
-    assert _total(tidemark, "abcdef") == [(26, 26)]
-    windows = tidemark.query("select value::bigint from counters.windows where key = 'abcdef' order by window_start")
+    body = api.get(f"/counters/one-row?at_least={token(last)}").json()
+    assert (body["key"], body["value"], body["count"]) == ("one-row", 26, 26)
+    assert _total(tidemark, "one-row") == [(26, 26)]
+    windows = tidemark.query("select value::bigint from counters.windows where key = 'one-row' order by window_start")
     assert len(windows) >= 2
     assert sum(value for (value,) in windows) == 26
 

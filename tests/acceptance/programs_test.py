@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
@@ -344,18 +345,24 @@ def test_the_status_command_tells_caught_up_from_behind(own: Tidemark) -> None:
     own.settle("counters")
     own.settle("vehicles")
 
-    caught_up = own.run("consumer", "status", "--json")
+    def partitions() -> list[dict[str, Any]]:
+        done = own.run("consumer", "status", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)["partitions"]
+        return found
+
+    # The owners are known by their heartbeats, a moment after they begin.
+    wait_for(lambda: all(each["owner"] for each in partitions()), "the owner of each partition to show")
+    caught_up = partitions()
     consumer.freeze()
     own.log.put("tidemark.counters", b"d", b"poison")
     behind = own.run("consumer", "status")
     consumer.thaw()
 
-    assert caught_up.returncode == 0, caught_up.stdout + caught_up.stderr
-    partitions = json.loads(caught_up.stdout)["partitions"]
-    assert {(each["stream"], each["partition"]) for each in partitions} == {
+    assert {(each["stream"], each["partition"]) for each in caught_up} == {
         (stream, number) for stream in ("counters", "vehicles") for number in range(4)
     }
-    assert all(each["nextOffset"] == each["logEnd"] and each["owner"] for each in partitions)
+    assert all(each["nextOffset"] == each["logEnd"] for each in caught_up)
     assert behind.returncode == 1
     assert consumer.terminate() == 0
 
