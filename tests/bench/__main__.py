@@ -73,7 +73,7 @@ def _run(names: list[str], *, quick: bool, built: Path | None, write: bool) -> i
     head = _head(built)
     sections: list[Section] = []
     failures: list[str] = []
-    worlds = Worlds(built.resolve())
+    worlds = Worlds(built.resolve(), warm_up=40_000 if quick else 250_000)
     try:
         for name in names:
             print(f"\n=== {name}", flush=True)

@@ -14,6 +14,10 @@ from support.tidemark import Running
 
 _connections = (64, 256)
 
+# The API's threads: its event loop; those of librdkafka; those that have no name of their own, of which the one that
+# takes delivery reports is the only busy one.
+_threads = (("http",), ("rdk:main", "rdk:broker"), ("tidemark-api",))
+
 
 def post(worlds: Worlds, quick: bool) -> Section:
     """G1, and the price of the metrics."""
@@ -25,8 +29,11 @@ def post(worlds: Worlds, quick: bool) -> Section:
         " bare server is the same HTTP library with a handler that answers 202 at once; *metered* is that with the"
         " API's metrics. One event loop each on a core of its own, broker and load on the other. CPU in microseconds per"
         f" request; medians of {rounds} rounds of {number(requests)} requests, in turns.",
-        ["connections", "bare", "metered", "API", "broker", "API / bare", "worst pair", "acked/s", "bare/s"],
-    )
+        [
+            "connections", "bare", "metered", "API", "its event loop", "its Kafka client", "its delivery thread", "broker",
+            "API / bare", "worst pair", "acked/s", "bare/s",
+        ],
+    )  # fmt: skip
     api = world.start_api()
     bare = _start_bare(world, "bare")
     metered = _start_bare(world, "metered")
@@ -49,6 +56,7 @@ def post(worlds: Worlds, quick: bool) -> Section:
             statistics.median(of_bare),
             statistics.median(of_metered),
             statistics.median(of_api),
+            *(statistics.median(one.per_event_of_threads(*names) for one in rows[2]) for names in _threads),
             statistics.median(one.per_event("broker") for one in rows[2]),
             ratios.median,
             ratios.highest,

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 
-from bench.machine import OTHER_CORE, SERVER_CORE, cpu_seconds, on_core, postgres_cpu_seconds
+from bench.machine import OTHER_CORE, SERVER_CORE, cpu_seconds, cpu_seconds_by_thread, on_core, postgres_cpu_seconds
 from stack.kafka import Kafka
 from stack.postgres import Postgres
 from stack.private import jars
@@ -39,6 +39,8 @@ class Sent:
     latency: dict[str, int]
     # By process, in seconds.
     cpu: dict[str, float]
+    # Of the API, by thread.
+    threads: dict[str, float]
 
     @property
     def rate(self) -> float:
@@ -48,6 +50,10 @@ class Sent:
     def per_event(self, *processes: str) -> float:
         """CPU microseconds per request of these processes together."""
         return sum(self.cpu[name] for name in processes) / self.requests * 1e6
+
+    def per_event_of_threads(self, *names: str) -> float:
+        """CPU microseconds per request of these threads of the API together."""
+        return sum(self.threads.get(name, 0.0) for name in names) / self.requests * 1e6
 
 
 class Load:
@@ -171,15 +177,20 @@ class World:
         load = self.load(url, requests=requests, warm=warm, connections=connections, **options)
         if folded:
             self.settle()
-        before = self.cpu()
+        before, threads_before = self.cpu(), self._api_threads()
         load.go()
         found = load.wait()
         if folded:
             self.settle()
-        after = self.cpu()
+        after, threads = self.cpu(), self._api_threads()
         load.close()
-        cpu = {name: after[name] - before[name] for name in before}
-        return Sent(requests, found["seconds"], found["latency_us"], cpu)
+        return Sent(
+            requests,
+            found["seconds"],
+            found["latency_us"],
+            {name: after[name] - before[name] for name in before},
+            {name: threads[name] - threads_before.get(name, 0.0) for name in threads},
+        )
 
     def logged(self) -> int:
         """Records in the log, without the identity that each partition begins with."""
@@ -279,6 +290,9 @@ class World:
         assert name not in self._alive, f"two processes called {name}"
         self._alive[name] = used
 
+    def _api_threads(self) -> dict[str, float]:
+        return cpu_seconds_by_thread(self._running["api"].pid) if "api" in self._running else {}
+
     def _broker_pid(self) -> int:
         pid = self.kafka.nodes[0].pid()
         if pid is None:
@@ -293,8 +307,10 @@ class World:
 class Worlds:
     """Makes the worlds of one run and keeps the one that most measures share."""
 
-    def __init__(self, build: Path) -> None:
+    def __init__(self, build: Path, *, warm_up: int) -> None:
+        """`warm_up`: events that a new broker gets first."""
         self.build = build
+        self._warm_up = warm_up
         self._scratch = scratch_directory("tidemark-bench")
         self._directory = self._scratch.__enter__()
         # Commits reach the disk, as they do in production.
@@ -310,8 +326,13 @@ class Worlds:
         return self._shared
 
     def new(self, *, partitions: int) -> World:
+        """A fresh one, its broker warm: the first hundred thousand records cost it several times as much."""
         world = World(self._directory, self.build, self.postgres, partitions=partitions)
         self._open.append(world)
+        api = world.start_api()
+        for connections in (16, 256):
+            world.post(api.url, connections=connections, requests=self._warm_up * connections // 256)
+        world.stop("api")
         return world
 
     def close(self, world: World) -> None:
