@@ -39,9 +39,11 @@ const Router& routes() {
 }
 
 /// The status codes alone: dates stay out of the comparison.
+// The final ones: "100 Continue" is only said to a client whose body is not there yet, so the cut may show in it.
 void note_statuses(std::string_view output, std::string& statuses) {
     for (auto at = output.find("HTTP/1.1 "); at != std::string_view::npos; at = output.find("HTTP/1.1 ", at + 1)) {
-        statuses.append(output.substr(at + 9, 3)).push_back(' ');
+        const auto status = output.substr(at + 9, 3);
+        if (status != "100") statuses.append(status).push_back(' ');
     }
 }
 
