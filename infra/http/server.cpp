@@ -209,7 +209,7 @@ private:
     bool dispatching_ = false;  ///< the handler of `ticket_` is being called
     AnswerShape shape_;         ///< the outstanding answer's; set before `slot_` says waiting
     std::atomic<std::uint64_t> slot_{0};
-    std::atomic<std::uint64_t> extension_{0};  ///< low 24 bits of a ticket, and the deadline it was given
+    std::atomic<std::uint64_t> extension_{0};  ///< low 24 bits of a ticket, and the deadline it was given; 0: none
 
     std::string answer_;  ///< written by the slot's winner, then read by the loop
     int answer_status_ = 0;
@@ -254,8 +254,7 @@ struct Shared {
 /// closed.
 class Loop {
 public:
-    /// Listens on `descriptor`, which it takes over.
-    Loop(Shared& shared, int descriptor, bool is_v6);
+    Loop(Shared& shared, Descriptor listener, bool is_v6);
     ~Loop();
     Loop(const Loop&) = delete;
     Loop& operator=(const Loop&) = delete;
@@ -378,6 +377,7 @@ void Session::drive(TimePoint now) {
 
 void Session::dispatch() {
     ++ticket_;
+    if (extension_.load(std::memory_order_relaxed) != 0) extension_.store(0, std::memory_order_relaxed);
     shape_ = connection_.shape();
     slot_.store(packed(ticket_, Slot::waiting), std::memory_order_release);
     dispatching_ = true;
@@ -466,7 +466,8 @@ bool Session::take_slot() noexcept {
 
 void Session::take_extension() noexcept {
     const auto extension = extension_.load(std::memory_order_acquire);
-    if (extension >> kExtensionShift != (ticket_ << kExtensionShift) >> kExtensionShift) return;
+    const auto mine = (ticket_ << kExtensionShift) >> kExtensionShift;
+    if (extension == 0 || extension >> kExtensionShift != mine) return;
     const std::chrono::milliseconds since_boot{extension & ((std::uint64_t{1} << kExtensionShift) - 1)};
     connection_.postpone(TimePoint(since_boot));
 }
@@ -609,7 +610,7 @@ std::string text_of(const sockaddr_storage& address) {
     return text.data();
 }
 
-Loop::Loop(Shared& shared, int descriptor, bool is_v6)
+Loop::Loop(Shared& shared, Descriptor listener, bool is_v6)
     : shared_(shared),
       is_v6_(is_v6),
       resolution_(resolution_for(shared.options)),
@@ -618,7 +619,8 @@ Loop::Loop(Shared& shared, int descriptor, bool is_v6)
       connection_context_{
           shared.options, shared.router, shared.error_body, shared.counters, shared.observer ? &exchanges_ : nullptr,
           discard_} {
-    acceptor_.assign(is_v6 ? tcp::v6() : tcp::v4(), descriptor);
+    acceptor_.assign(is_v6 ? tcp::v6() : tcp::v4(), listener.get());
+    static_cast<void>(listener.release());
     acceptor_.non_blocking(true);
     wake_.assign(mailbox_->wake_descriptor());
 }
@@ -883,8 +885,7 @@ public:
         for (unsigned i = 0; i < threads; ++i) {
             Descriptor listener(listen_on(options.address, port_, i == 0));
             port_ = port_of(listener.get());
-            loops_.push_back(std::make_unique<Loop>(shared_, listener.get(), is_v6));
-            static_cast<void>(listener.release());
+            loops_.push_back(std::make_unique<Loop>(shared_, std::move(listener), is_v6));
         }
         shared_.running = threads;
         for (unsigned i = 0; i < threads; ++i)

@@ -333,15 +333,14 @@ std::string Worker::verify(Clock::time_point deadline) {
     if (PQsendQuery(connection, session::kQuestion) != 1) return message_of(connection);
     std::vector<std::pair<std::string, std::string>> settings;
     for (;;) {
-        const int unsent = PQflush(connection);
-        if (unsent < 0) return message_of(connection);
         while (PQisBusy(connection) != 0) {
+            const int unsent = PQflush(connection);
+            if (unsent < 0) return message_of(connection);
             const auto event =
                 wait(PQsocket(connection), static_cast<short>(POLLIN | (unsent > 0 ? POLLOUT : 0)), deadline);
             if (is_stopping()) return "shutting down";
             if (Clock::now() >= deadline) return "no answer within the connect timeout";
             if (event == Event::ready && PQconsumeInput(connection) != 1) return message_of(connection);
-            if (PQflush(connection) < 0) return message_of(connection);
         }
         const ResultHandle result(PQgetResult(connection));
         if (!result) break;

@@ -33,3 +33,5 @@ app.get("/readyz", (request, response) => {
 });
 
 app.listen(Number(process.env.PORT), "127.0.0.1");
+
+process.on("SIGTERM", () => process.exit(0));
