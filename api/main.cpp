@@ -143,7 +143,7 @@ int serve(const Options& options) {
     watch_options.kafka_properties = kafka::read_properties(options.kafka_config);
     watch_options.max_waiting = static_cast<std::size_t>(options.max_waiting);
     watch_options.clock_skew = options.clock_skew;
-    ProgressWatch watch(std::move(watch_options), clock, pool);
+    ProgressWatch watch(std::move(watch_options), clock);
 
     producer::EventPublisherOptions publisher_options;
     publisher_options.max_records = static_cast<std::size_t>(options.publish_records);

@@ -6,6 +6,7 @@
 #include "infra/kafka/error.h"
 #include "infra/postgres/connection.h"
 #include "infra/postgres/error.h"
+#include "infra/postgres/query_pool.h"
 #include "schemas/event.h"
 
 #include <algorithm>
@@ -58,6 +59,15 @@ std::optional<LogIdentity> identity_in_log(kafka::Admin& admin, const schemas::S
     return LogIdentity{*partitions, schemas::log_hash(uuid.text())};
 }
 
+pg::QueryPoolOptions poke_options(const std::string& dsn) {
+    pg::QueryPoolOptions options;
+    options.dsn = dsn;
+    options.session.application_name = "tidemark-api poke";
+    options.connections = 1;
+    options.max_queued = schemas::catalogue().size();  // one that is not sent yet says what another would
+    return options;
+}
+
 }  // namespace
 
 struct ProgressWatch::State {
@@ -69,10 +79,10 @@ struct ProgressWatch::State {
         std::string progress_sql;
     };
 
-    State(ProgressWatchOptions given, const base::Clock& c, pg::QueryPool& p)
+    State(ProgressWatchOptions given, const base::Clock& c)
         : options(std::move(given)),
           clock(c),
-          pool(p),
+          pokes(poke_options(options.dsn)),
           facts(std::make_unique<Facts[]>(schemas::catalogue().size())),
           room(schemas::catalogue().size(), options.max_waiting),
           latest(schemas::catalogue().size()) {
@@ -107,7 +117,8 @@ struct ProgressWatch::State {
 
     const ProgressWatchOptions options;
     const base::Clock& clock;
-    pg::QueryPool& pool;
+    /// A session of its own: a NOTIFY waits for whoever is committing one, and no read should wait behind it.
+    pg::QueryPool pokes;
     const std::unique_ptr<Facts[]> facts;
 
     mutable std::mutex mutex;  // guards everything below
@@ -304,21 +315,21 @@ void ProgressWatch::State::keep_time() {
         }
         WaitingRoom::Calls calls;
         room.expire(now, calls);
-        const auto pokes = room.due_pokes(now);
+        const auto wanted = room.due_pokes(now);
         lock.unlock();
         make(calls);
-        for (const auto stream : pokes) {
+        for (const auto stream : wanted) {
             pg::Params params;
             params.add(schemas::catalogue()[stream].name);
             // One that fails or finds no place is made up for by the next: whoever waits keeps the room poking.
-            static_cast<void>(pool.submit(kPoke, std::move(params), [](const pg::QueryResult&) {}));
+            static_cast<void>(pokes.submit(kPoke, std::move(params), [](const pg::QueryResult&) {}));
         }
         lock.lock();
     }
 }
 
-ProgressWatch::ProgressWatch(ProgressWatchOptions options, const base::Clock& clock, pg::QueryPool& pool)
-    : state_(std::make_unique<State>(std::move(options), clock, pool)) {
+ProgressWatch::ProgressWatch(ProgressWatchOptions options, const base::Clock& clock)
+    : state_(std::make_unique<State>(std::move(options), clock)) {
     state_->listener = std::thread([state = state_.get()] { state->listen(); });
     state_->asker = std::thread([state = state_.get()] { state->ask(); });
     state_->timekeeper = std::thread([state = state_.get()] { state->keep_time(); });

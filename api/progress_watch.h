@@ -3,7 +3,6 @@
 #include "api/progress.h"
 #include "api/waiting_room.h"
 #include "infra/base/clock.h"
-#include "infra/postgres/query_pool.h"
 #include "schemas/catalogue.h"
 #include "schemas/position.h"
 
@@ -61,14 +60,14 @@ struct ProgressWatchOptions {
 ///
 /// Three threads of its own: one listens for the flushes' notifications and reads the progress views; one asks the
 /// broker for the ends of logs, and at the start for their identity; one keeps the deadlines and asks owners to flush
-/// early (by `pool`). Without a database or broker it goes on trying, and `trouble` says so. The destructor lets all
+/// early. Without a database or broker it goes on trying, and `trouble` says so. The destructor lets all
 /// waiting reads go, as stale, and joins.
 class ProgressWatch {
 public:
     using Done = WaitingRoom::Done;
 
-    /// `clock` and `pool` must outlive it.
-    ProgressWatch(ProgressWatchOptions options, const base::Clock& clock, pg::QueryPool& pool);
+    /// `clock` must outlive it.
+    ProgressWatch(ProgressWatchOptions options, const base::Clock& clock);
     ~ProgressWatch();
     ProgressWatch(const ProgressWatch&) = delete;
     ProgressWatch& operator=(const ProgressWatch&) = delete;

@@ -105,7 +105,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const 
     ImportReport report;
     InFlight in_flight;
     schemas::json::Reader reader;
-    std::deque<Line> todo;  // in the file's order: an entity's events must reach the log in it
+    std::deque<Line> todo;  // in the file's order
     std::string text;
     std::uint64_t number = 0;
 
@@ -130,7 +130,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const 
     bool gave_up = false;
     while (!gave_up) {
         if (in_flight.any_returned()) {
-            // Whatever is still out was sent before what came back, so once it is answered the order can be kept.
+            // Once nothing is out any more, what came back and what follows it is in one hand and can be put in order.
             in_flight.wait(0, kRetry);
             if (in_flight.count() > 0) continue;
             auto returned = in_flight.take_returned();

@@ -64,6 +64,13 @@ public:
                                                              static_cast<int>(delay.count())) ==
                 RD_KAFKA_RESP_ERR_NO_ERROR);
     }
+    /// How many of the `delay_next` still wait for their request.
+    [[nodiscard]] std::size_t delays_left(int broker, Request request) const {
+        std::size_t left = 0;
+        REQUIRE(rd_kafka_mock_broker_error_stack_cnt(cluster_.get(), broker, request, &left) ==
+                RD_KAFKA_RESP_ERR_NO_ERROR);
+        return left;
+    }
     /// Every answer of that broker is that late.
     void set_delay(int broker, std::chrono::milliseconds delay) {
         REQUIRE(rd_kafka_mock_broker_set_rtt(cluster_.get(), broker, static_cast<int>(delay.count())) ==

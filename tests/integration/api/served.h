@@ -44,7 +44,7 @@ public:
 struct Served {
     explicit Served(const std::string& dsn)
         : pool({.dsn = dsn, .session = {}, .connections = 1}),
-          watch(watch_options(dsn), clock, pool),
+          watch(watch_options(dsn), clock),
           publisher({}, clock,
                     [this](kafka::RecordSink::Listener& listener) {
                         auto made = std::make_unique<FakeSink>(listener);

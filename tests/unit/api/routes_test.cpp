@@ -25,7 +25,7 @@ namespace {
 struct Fixture {
     Fixture()
         : pool({.dsn = "host=127.0.0.1 port=1", .session = {}, .connections = 1}),
-          watch(watch_options(), clock, pool),
+          watch(watch_options(), clock),
           publisher({}, clock,
                     [](kafka::RecordSink::Listener& listener) { return std::make_unique<tests::FakeSink>(listener); }),
           cache({}),

@@ -172,8 +172,7 @@ TEST_CASE("a purge leaves what is on the wire to the broker's answer") {
     Bench bench;
     bench.cluster.delay_next(1, kProduce, 1s);
     REQUIRE(bench.produce(1) == Enqueued::ok);
-    // The only sign that it was sent: a purge does not give it back.
-    std::this_thread::sleep_for(200ms);
+    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
     bench.producer->purge_queued();
     REQUIRE(bench.deliveries.wait_for(1));
     CHECK(bench.deliveries.of(1).persistence == Persistence::persisted);
@@ -225,8 +224,8 @@ TEST_CASE("the listener is called at least every 20 ms while records are outstan
     REQUIRE(eventually([&] { return bench.deliveries.ticks() > 0; }));
     REQUIRE(bench.produce(1) == Enqueued::ok);
     const auto before = bench.deliveries.ticks();
-    std::this_thread::sleep_for(1s);
-    CHECK(bench.deliveries.ticks() - before >= 25);  // half of the promise: the machine may be busy
+    // Twice the promise, for the machine may be busy.
+    CHECK(eventually([&] { return bench.deliveries.ticks() >= before + 50; }, 2s));
 }
 
 TEST_CASE("a fatally failed producer answers what it holds, each once, and is replaced while the process lives") {
@@ -254,7 +253,8 @@ TEST_CASE("a time-out followed by an out-of-order sequence number, which is fata
     bench.cluster.delay_next(1, kProduce, 0ms, RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
     for (std::uint64_t tag = 1; tag <= 60; ++tag) {
         bench.produce_surely(tag);
-        if (tag == 10) std::this_thread::sleep_for(100ms);  // so that the first request does not hold them all
+        // The first request is on the wire, the others follow behind it.
+        if (tag == 10) REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 1; }));
     }
     REQUIRE(bench.deliveries.wait_for(61));
     CHECK(bench.producer->counters().fatal >= 1);
@@ -429,7 +429,7 @@ TEST_CASE(
     // was.
     bench.cluster.delay_next(1, kProduce, 500ms, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
     REQUIRE(bench.produce(10) == Enqueued::ok);
-    std::this_thread::sleep_for(100ms);
+    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
     REQUIRE(bench.produce(11) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(12));
     CHECK(bench.deliveries.of(10).persistence == Persistence::persisted);
