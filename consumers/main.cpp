@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -191,7 +190,6 @@ int run(const Options& options) {
     const auto generations = find_generations(options, shutdown);
     if (!generations) return base::kDone;
 
-    std::atomic<int> exit_code{base::kDone};
     std::vector<std::unique_ptr<Lane>> lanes;
     std::vector<std::string> idle;
     for (const auto& live : *generations) {
@@ -233,14 +231,15 @@ int run(const Options& options) {
     server.start();
 
     for (auto& lane : lanes) {
-        lane->thread = std::thread([&lane = *lane, &exit_code, &shutdown] {
+        lane->thread = std::thread([&lane = *lane] {
             const auto stream = lane.processor.target().projection->stream().name;
             try {
                 lane.processor.run();
             } catch (const std::exception& error) {
                 log::error("processor_failed", {{"stream", stream}, {"error", error.what()}});
-                exit_code = base::kFailed;
-                shutdown.request();
+                // At once, without a drain: what the other streams have in memory is in the log, and the client library
+                // may abort when it is wound up while partitions are being assigned.
+                ::_exit(base::kFailed);
             }
         });
     }
@@ -261,7 +260,9 @@ int run(const Options& options) {
     }
     server.drain(milliseconds(500));
     log::info("stopped");
-    return exit_code;
+    // The consumers are not closed: a static member does not leave its group by that, closing right after an assignment
+    // can abort the process inside the client library, and the truth is in the database.
+    ::_exit(base::kDone);
 }
 
 int guarded(const std::function<int()>& command) {
@@ -301,12 +302,7 @@ int main(int argc, char** argv) {
     };
     settings.command(
         "run", "Fold every stream into its tables until told to stop",
-        [&]() -> int {
-            const int code = guarded([&] { return run(options); });
-            // A consumer that could not be closed in time was left behind with its threads: nothing of the process may
-            // be taken down under them. The log is written line by line, and the truth is in the database.
-            ::_exit(code);
-        },
+        [&] { return guarded([&] { return run(options); }); },
         [&](base::Settings& command) {
             migration(command);
             command.text("admin-listen", options.admin_listen, "ADDRESS:PORT of /metrics and the health routes.");
