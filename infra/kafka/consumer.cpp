@@ -25,6 +25,9 @@ using namespace std::chrono_literals;
 // Closing waits for the coordinator and may hang when it is gone; the truth is in the database.
 constexpr auto kCloseLimit = 2s;
 
+// The client's own threads are waited for here, not the network.
+constexpr auto kSettleLimit = 2s;
+
 // An error that repeats is logged once in that time, with how often it came.
 constexpr auto kSayAgain = 10s;
 
@@ -117,6 +120,7 @@ struct Consumer::State {
     /// May hang: see ~Consumer.
     ~State() {
         closing = true;
+        let_go();
         const auto code = rd_kafka_consumer_close(client.get());
         if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
             base::log::warn("consumer_close_failed", {{"topic", options.topic}, {"detail", describe(code)}});
@@ -267,6 +271,28 @@ struct Consumer::State {
         return list;
     }
 
+    /// To be called before partitions are taken from the client. Those that it was told to stop a moment ago it must
+    /// have seen stopped, or it aborts the process (an assertion in rd_kafka_assignment_partition_stopped,
+    /// librdkafka 2.0.2). Nothing tells when it has; but a seek, wherever to, is answered by the thread that stops the
+    /// partition and after that, and what is asked of the client next it does after having heard of the stop.
+    void let_go() {
+        const auto starts = assigned_starts();
+        if (starts.empty()) return;
+        if (!std::exchange(stopping, true)) return;
+        const auto until = Clock::now() + kSettleLimit;
+        while (true) {
+            // That a partition cannot seek just now is no matter; what became of each stands in the list. The client
+            // takes the milliseconds for microseconds (2.0.2), so it may have to be asked again.
+            const auto list = list_of(starts);
+            const ClientError error(rd_kafka_seek_partitions(client.get(), list.get(), 2'000));
+            if (!error) return;
+            if (Clock::now() < until) continue;
+            base::log::warn("consumer_not_settled",
+                            {{"topic", options.topic}, {"detail", rd_kafka_error_string(error.get())}});
+            return;
+        }
+    }
+
     void assign(std::span<const Start> starts) {
         std::vector<Position> fresh;
         for (const auto& start : starts) {
@@ -281,6 +307,7 @@ struct Consumer::State {
             if (fresh.size() <= n) fresh.resize(n + 1);
             fresh[n] = {start.offset, true};
         }
+        let_go();
         // This returns after the client has raised the version of every partition, from where on it drops by itself
         // what was fetched for the old assignment.
         check(rd_kafka_assign(client.get(), list_of(starts).get()), "assignment of topic " + options.topic);
@@ -290,6 +317,7 @@ struct Consumer::State {
     }
 
     void unassign() {
+        let_go();
         check(rd_kafka_assign(client.get(), nullptr), "giving up the partitions of topic " + options.topic);
         positions.clear();
         unanswered = false;
@@ -344,6 +372,7 @@ struct Consumer::State {
     std::deque<Polled> events;            // rebalances that poll() has yet to return
     bool unanswered = false;              // one was returned and not answered yet
     bool paused = false;
+    bool stopping = false;  // partitions were taken from the client, which may not have seen them stop
     std::atomic<bool> closing{false};
     rd_kafka_resp_err_t last_said = RD_KAFKA_RESP_ERR_NO_ERROR;
     Clock::time_point say_again_at{};
