@@ -44,8 +44,6 @@ Telemetry::Telemetry(base::Metrics& metrics)
     };
     late_persisted_ = late("persisted");
     late_lost_ = late("lost");
-    purges_ = {
-        &metrics.counter("tidemark_publish_purges_total", "Times the producer's queue was given back at a deadline")};
     connections_ = {&metrics.counter("tidemark_http_connections_total", "HTTP connections accepted")};
     const auto refused = [&](const char* reason) {
         return Follower{&metrics.counter("tidemark_http_refused_total",
@@ -89,7 +87,6 @@ void Telemetry::refresh(const Readings& readings) {
     too_large_.follow(publisher.too_large);
     late_persisted_.follow(publisher.late_persisted);
     late_lost_.follow(publisher.late_lost);
-    purges_.follow(publisher.deadline_purges);
     connections_.follow(readings.server.accepted);
     shed_.follow(readings.server.shed);
     malformed_.follow(readings.server.malformed);

@@ -63,7 +63,7 @@ private:
     std::mutex filling_;                                    // guards storing into slots_
     std::vector<std::unique_ptr<Slot>> owned_;              // guarded by filling_
 
-    Follower accepted_, overloaded_, unavailable_, unknown_, too_large_, late_persisted_, late_lost_, purges_;
+    Follower accepted_, overloaded_, unavailable_, unknown_, too_large_, late_persisted_, late_lost_;
     Follower connections_, shed_, malformed_, deadline_, dropped_replies_;
     Follower cache_hits_, cache_misses_, cache_joins_;
     base::Metrics::Gauge& in_flight_;

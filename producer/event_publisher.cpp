@@ -30,13 +30,12 @@ constexpr std::size_t kChunk = 64;
 /// told apart.
 struct Slot {
     Completion completion;  ///< empty once the event was answered unknown; the slot then only waits for its late report
-    TimePoint due;          ///< first the deadline; after the purge, when it becomes unknown
+    TimePoint due;          ///< when it becomes unknown
     std::size_t bytes = 0;
     std::uint32_t generation = 0;
     Index previous = kNone;  ///< in the list of unanswered events, the oldest first
     Index next = kNone;      ///< likewise; of a free slot: the next free one
     bool in_use = false;
-    bool purged = false;
 };
 
 struct Answered {
@@ -72,18 +71,15 @@ struct EventPublisher::State {
         slot.next = kNone;
         (newest == kNone ? oldest : slots[newest].next) = index;
         newest = index;
-        if (first_unpurged == kNone) first_unpurged = index;
     }
     void unlink(Index index) noexcept {
         const Slot& slot = slots[index];
-        if (first_unpurged == index) first_unpurged = slot.next;
         (slot.previous == kNone ? oldest : slots[slot.previous].next) = slot.next;
         (slot.next == kNone ? newest : slots[slot.next].previous) = slot.previous;
     }
     void release(Index index) noexcept {
         Slot& slot = slots[index];
         slot.in_use = false;
-        slot.purged = false;
         bytes -= slot.bytes;
         --in_flight;
         slot.next = free;
@@ -91,22 +87,27 @@ struct EventPublisher::State {
         if (in_flight == 0 && waiting_for_idle != 0) idle.notify_all();
     }
 
-    /// The tag of a slot that now holds `completion`; nullopt, leaving it, when too much is in flight.
-    std::optional<std::uint64_t> arm(std::size_t size, Completion& completion) noexcept {
+    struct Armed {
+        std::uint64_t tag = 0;
+        TimePoint deadline;
+    };
+    /// A slot that now holds `completion`; nullopt, leaving it, when too much is in flight.
+    std::optional<Armed> arm(std::size_t size, Completion& completion) noexcept {
         const std::lock_guard lock(mutex);
         if (free == kNone || size > options.max_bytes - bytes) return std::nullopt;
         const Index index = free;
         Slot& slot = slots[index];
         free = slot.next;
         slot.completion = std::move(completion);
-        slot.due = clock.steady() + options.deadline;
+        const auto deadline = clock.steady() + options.deadline;
+        slot.due = deadline + options.grace;
         slot.bytes = size;
         slot.in_use = true;
         ++slot.generation;
         bytes += size;
         ++in_flight;
         append(index);
-        return tag_of(index, slot.generation);
+        return Armed{tag_of(index, slot.generation), deadline};
     }
 
     /// After the sink refused it. Empty when the deadline has answered it meanwhile.
@@ -163,7 +164,6 @@ struct EventPublisher::State {
     Index free = kNone;
     Index oldest = kNone;
     Index newest = kNone;
-    Index first_unpurged = kNone;
     std::size_t bytes = 0;
     std::size_t in_flight = 0;
     int waiting_for_idle = 0;
@@ -172,7 +172,6 @@ struct EventPublisher::State {
     std::array<std::atomic<std::uint64_t>, 5> counts{};  // by Outcome
     std::atomic<std::uint64_t> late_persisted{0};
     std::atomic<std::uint64_t> late_lost{0};
-    std::atomic<std::uint64_t> deadline_purges{0};
 };
 
 EventPublisher::MakeSink EventPublisher::kafka_sink(kafka::ProducerOptions options) {
@@ -201,18 +200,22 @@ void EventPublisher::publish(const Outgoing& event, Completion completion) {
     State& state = *state_;
     FAILPOINT("p2_before_produce");
 
-    const auto tag = state.arm(event.key.size() + event.value.size(), completion);
-    if (!tag) return state.answer(completion, {Outcome::overloaded});
+    const auto armed = state.arm(event.key.size() + event.value.size(), completion);
+    if (!armed) return state.answer(completion, {Outcome::overloaded});
 
     const std::array<kafka::Header, 2> headers{
         {{"content-type", "application/cloudevents+json"}, {"traceparent", event.traceparent}}};
-    const auto enqueued = state.sink->produce(event.topic, event.key, event.value,
-                                              std::span(headers).first(event.traceparent.empty() ? 1 : 2), *tag);
+    const auto enqueued = state.sink->produce({.topic = event.topic,
+                                               .key = event.key,
+                                               .value = event.value,
+                                               .headers = std::span(headers).first(event.traceparent.empty() ? 1 : 2),
+                                               .tag = armed->tag,
+                                               .give_up_at = armed->deadline});
     if (enqueued == kafka::Enqueued::ok) {
         FAILPOINT("p3_queued");
         return;
     }
-    Completion refused = state.disarm(*tag);
+    Completion refused = state.disarm(armed->tag);
     if (!refused) return;
     switch (enqueued) {
         case kafka::Enqueued::full:
@@ -247,7 +250,6 @@ EventPublisherCounters EventPublisher::counters() const noexcept {
     counters.too_large = of(Outcome::too_large);
     counters.late_persisted = state_->late_persisted.load();
     counters.late_lost = state_->late_lost.load();
-    counters.deadline_purges = state_->deadline_purges.load();
     const std::lock_guard lock(state_->mutex);
     counters.in_flight = state_->in_flight;
     counters.bytes = state_->bytes;
@@ -277,7 +279,7 @@ void EventPublisher::on_tick() noexcept {
     State& state = *state_;
     const TimePoint now = state.clock.steady();
 
-    // What was purged a grace ago and has not come back was on the wire.
+    // What did not come back by then is with the client, perhaps on the wire.
     std::array<Completion, kChunk> unknown;
     for (std::size_t count = kChunk; count == kChunk;) {
         count = 0;
@@ -285,29 +287,13 @@ void EventPublisher::on_tick() noexcept {
             const std::lock_guard lock(state.mutex);
             while (count < kChunk && state.oldest != kNone) {
                 Slot& slot = state.slots[state.oldest];
-                if (!slot.purged || slot.due > now) break;
+                if (slot.due > now) break;
                 unknown[count++] = std::move(slot.completion);
                 state.unlink(state.oldest);
             }
         }
         for (auto& completion : std::span(unknown).first(count))
             state.answer(completion, {Outcome::unknown});
-    }
-
-    bool purge = false;
-    {
-        const std::lock_guard lock(state.mutex);
-        while (state.first_unpurged != kNone && state.slots[state.first_unpurged].due <= now) {
-            Slot& slot = state.slots[state.first_unpurged];
-            slot.due = now + state.options.grace;
-            slot.purged = true;
-            state.first_unpurged = slot.next;
-            purge = true;
-        }
-    }
-    if (purge) {
-        state.deadline_purges.fetch_add(1, std::memory_order_relaxed);
-        state.sink->purge_queued();
     }
 }
 

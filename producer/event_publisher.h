@@ -23,10 +23,11 @@ struct Outgoing {
 };
 
 struct EventPublisherOptions {
-    /// When the wait is over and the sink's queue is purged. The outcome comes within `deadline` + `grace` + 20 ms, so
-    /// a handler's own deadline must be later than that, or it answers 503 without knowing which kind.
+    /// When the wait is over and the sink gives back what it has not sent. The outcome comes within `deadline` +
+    /// `grace` + 20 ms, so a handler's own deadline must be later than that, or it answers 503 without knowing which
+    /// kind.
     std::chrono::milliseconds deadline{5'000};
-    /// How long after the purge at the deadline a record may still be reported as given back, before it counts as
+    /// How long after the deadline a record may still be reported, as given back or as stored, before it counts as
     /// unknown.
     std::chrono::milliseconds grace{50};
     std::size_t max_records = 10'000;  ///< in flight; more is overloaded. As many as the client's own queue holds
@@ -42,7 +43,6 @@ struct EventPublisherCounters {
     std::uint64_t too_large = 0;
     std::uint64_t late_persisted = 0;  ///< answered unknown, then reported as stored
     std::uint64_t late_lost = 0;       ///< answered unknown, then reported as not stored, or as unknown for good
-    std::uint64_t deadline_purges = 0;
     std::uint64_t in_flight = 0;
     std::uint64_t bytes = 0;
 };

@@ -70,7 +70,18 @@ enum class Enqueued : std::uint8_t { ok, full, unavailable, too_large };
 
 using TopicIndex = std::uint32_t;
 
-/// Where records go. `produce` may be called by any thread and never blocks; key, value and headers are copied.
+/// One record on its way to the log. The views need only live until `produce` returns.
+struct NewRecord {
+    TopicIndex topic = 0;
+    std::string_view key;  ///< never empty: it names the partition
+    std::string_view value;
+    std::span<const Header> headers{};  ///< at most 8
+    std::uint64_t tag = 0;              ///< comes back in its Delivery
+    /// A record that has not been handed to the client by then comes back as not_persisted.
+    std::chrono::steady_clock::time_point give_up_at = std::chrono::steady_clock::time_point::max();
+};
+
+/// Where records go.
 class RecordSink {
 public:
     /// Told on the sink's own thread. Neither call may block or throw.
@@ -83,12 +94,9 @@ public:
     };
 
     virtual ~RecordSink() = default;
-    /// Exactly one Delivery with `tag` follows each `ok`, also when the producer behind has to be replaced; none
-    /// follows otherwise.
-    virtual Enqueued produce(TopicIndex topic, std::string_view key, std::string_view value,
-                             std::span<const Header> headers, std::uint64_t tag) noexcept = 0;
-    /// Gives back, as not_persisted, everything that has not been sent yet. Does not wait for the deliveries.
-    virtual void purge_queued() noexcept = 0;
+    /// Any thread, never blocks. Exactly one Delivery with the record's tag follows each `ok`, also when the producer
+    /// behind has to be replaced; none follows otherwise.
+    virtual Enqueued produce(const NewRecord& record) noexcept = 0;
     /// Whether a broker answered lately; while false, `produce` refuses at once.
     [[nodiscard]] virtual bool available() const noexcept = 0;
 };

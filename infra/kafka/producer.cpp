@@ -5,6 +5,8 @@
 #include "infra/kafka/admin.h"
 #include "infra/kafka/client.h"
 #include "infra/kafka/error.h"
+#include "infra/kafka/partitioner.h"
+#include "infra/kafka/staged_records.h"
 
 #include <librdkafka/rdkafka.h>
 
@@ -14,9 +16,9 @@
 #include <cassert>
 #include <condition_variable>
 #include <cstdio>
+#include <deque>
 #include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <thread>
 #include <utility>
 
@@ -66,12 +68,26 @@ std::string milliseconds_text(std::chrono::microseconds duration) {
     return text.data();
 }
 
+/// What is bound for one partition. It waits here while records of that partition are with the client, and is handed
+/// over together when those have been answered. So batches grow with the load by themselves while a lone record waits
+/// for nobody; a record that runs out of time here was surely never sent, and no gap is torn into the client's sequence
+/// numbers, which would make it begin a new epoch and send what is still unanswered a second time; and the client never
+/// has five requests of a partition on the wire, at which its thread spins (librdkafka 2.0.2:
+/// rd_kafka_toppar_producer_serve).
+struct Lane {
+    std::mutex mutex;  // guards waiting
+    StagedRecords waiting;
+    std::atomic<std::size_t> staged{0};     // the size of waiting
+    std::atomic<std::size_t> in_client{0};  // changed by the delivery thread alone
+    Clock::time_point heard_at{};           // the delivery thread's: of its last hand-over or answer
+};
+
 /// One client and what belongs to it; given up as a whole after a fatal error.
 struct Instance {
     Client client;
     std::vector<Topic> topics;
-    Queue queue;                               // delivery reports and errors
-    std::atomic<std::int64_t> outstanding{0};  // accepted, report not yet taken from the queue
+    Queue queue;                  // delivery reports and errors
+    std::size_t outstanding = 0;  // handed over, report not yet taken from the queue; the delivery thread's
     const Clock::time_point born = Clock::now();
 };
 
@@ -87,16 +103,19 @@ struct Unplaced {
     std::string topic;
 };
 
-std::shared_ptr<Instance> make_instance(const ProducerOptions& options) {
+/// `wake(waker)` is called by the client's threads when something is in its queue.
+std::shared_ptr<Instance> make_instance(const ProducerOptions& options, void (*wake)(rd_kafka_t*, void*), void* waker) {
     ClientConf conf(options.brokers, options.client_id);
     conf.set("enable.idempotence", "true");
     conf.set("acks", "all");
-    conf.keep("enable.gapless.guarantee");  // every purge would be fatal
+    // A gap is fatal: this one ends without sending anything more. Without it the client would renumber what it holds
+    // and send it again, the unanswered included.
+    conf.set("enable.gapless.guarantee", "true");
     conf.set("partitioner", "murmur2_random");
     conf.set("queue.buffering.max.messages", options.queue_records);
     conf.set("queue.buffering.max.kbytes", options.queue_kbytes);
     conf.set("queue.buffering.max.ms", milliseconds_text(options.linger));
-    conf.set("message.timeout.ms", options.message_timeout.count());
+    conf.set("message.timeout.ms", 0);  // it would tear a gap; Lane::heard_at stands for it
     conf.set("socket.timeout.ms", options.socket_timeout.count());
     // The broker says that it is waiting for replicas before the client gives the connection up: a time-out is the
     // first half of what makes an idempotent producer fail fatally.
@@ -111,6 +130,7 @@ std::shared_ptr<Instance> make_instance(const ProducerOptions& options) {
     for (const auto& topic : options.topics)
         instance->topics.push_back(make_topic(instance->client.get(), topic));
     instance->queue.reset(rd_kafka_queue_get_main(instance->client.get()));
+    rd_kafka_queue_cb_event_enable(instance->queue.get(), wake, waker);
     return instance;
 }
 
@@ -126,6 +146,15 @@ Persistence persistence_of(const rd_kafka_message_t& message) noexcept {
     return Persistence::possibly_persisted;
 }
 
+/// Of key and value; the client refuses larger ones.
+std::size_t max_record_bytes_of(const Instance& instance) {
+    std::array<char, 32> text{};
+    std::size_t size = text.size();
+    const auto found = rd_kafka_conf_get(rd_kafka_conf(instance.client.get()), "message.max.bytes", text.data(), &size);
+    if (found != RD_KAFKA_CONF_OK) throw Error("message.max.bytes is not known", RD_KAFKA_RESP_ERR__FAIL, false, true);
+    return std::stoul(text.data());
+}
+
 /// -1 when the broker did not say. The client's own offset cannot tell: for a batch that the broker had already
 /// (duplicate sequence number) the client counts upwards from the -1 that stands in the error, so all but the first
 /// look valid. Only a true answer brings the append time, for our topics are LogAppendTime (on others each place is
@@ -139,8 +168,9 @@ std::int64_t offset_of(const rd_kafka_message_t& message) noexcept {
 }  // namespace
 
 struct Producer::State {
-    State(ProducerOptions given, Listener& its_listener)
-        : options(std::move(given)), listener(its_listener), current(make_instance(options)) {
+    State(ProducerOptions given, Listener& its_listener) : options(std::move(given)), listener(its_listener) {
+        current = make();  // not earlier: it may call back at once
+        max_record_bytes = max_record_bytes_of(*current);
         batch.reserve(kBatch);
         deliverer = std::thread([this] { deliver(); });
         supervisor = std::thread([this] { supervise(); });
@@ -151,6 +181,7 @@ struct Producer::State {
         set_unavailable("it is being closed");
         wait_idle(kFlushLimit);
         give_up = true;
+        wake();
         deliverer.join();
         {
             const std::lock_guard lock(supervision);
@@ -158,78 +189,61 @@ struct Producer::State {
         }
         supervisor_wakes.notify_all();
         supervisor.join();
+        // Clients call back until they are gone, so they go before the rest of this.
+        retired.clear();
+        graveyard.clear();
+        current.reset();
     }
     State(const State&) = delete;
     State& operator=(const State&) = delete;
 
     // --- any thread
 
-    Enqueued produce(TopicIndex topic, std::string_view key, std::string_view value, std::span<const Header> headers,
-                     std::uint64_t tag) noexcept {
+    Enqueued produce(const NewRecord& record) noexcept {
+        assert(!record.key.empty() && "a record without a key would go to a random partition");
+        assert(record.topic < options.topics.size());
         if (!available.load(std::memory_order_acquire)) return Enqueued::unavailable;
-        const std::shared_lock lock(swap);
-        if (current == nullptr) return Enqueued::unavailable;
-        ++outstanding;
-        ++current->outstanding;
-        const auto code = enqueue(*current, topic, key, value, headers, tag);
-        if (code == RD_KAFKA_RESP_ERR_NO_ERROR) {
-            if (asleep.load() && asleep.exchange(false)) rd_kafka_queue_yield(current->queue.get());
-            return Enqueued::ok;
+        const std::size_t size = record.key.size() + record.value.size();
+        if (size > max_record_bytes) return Enqueued::too_large;
+        // Counted first, so that of several callers none goes over the limit unseen.
+        if (++outstanding > options.queue_records) return refuse(Enqueued::full);
+        if ((bytes += size) > static_cast<std::size_t>(options.queue_kbytes) * 1024) {
+            bytes -= size;
+            return refuse(Enqueued::full);
         }
-        --current->outstanding;
-        forget(1);
-        if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL) return Enqueued::full;
-        return code == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? Enqueued::too_large : Enqueued::unavailable;
+        auto& lanes = routes[record.topic];
+        auto& lane =
+            lanes[static_cast<std::size_t>(murmur2_partition(record.key, static_cast<std::int32_t>(lanes.size())))];
+        {
+            const std::lock_guard lock(lane.mutex);
+            lane.waiting.add(record.key, record.value, record.headers, record.tag, record.give_up_at);
+            lane.staged = lane.waiting.size();
+        }
+        // Otherwise the report of what is with the client wakes the delivery thread.
+        if (lane.in_client == 0) wake();
+        return Enqueued::ok;
     }
 
-    static rd_kafka_resp_err_t enqueue(Instance& into, TopicIndex topic, std::string_view key, std::string_view value,
-                                       std::span<const Header> headers, std::uint64_t tag) noexcept {
-        assert(topic < into.topics.size());
-        assert(!key.empty() && "a record without a key would go to a random partition");
-        Headers copied;
-        if (!headers.empty()) {
-            copied.reset(rd_kafka_headers_new(headers.size()));
-            for (const auto& header : headers) {
-                const auto added =
-                    rd_kafka_header_add(copied.get(), header.name.data(), static_cast<ssize_t>(header.name.size()),
-                                        header.value.data(), static_cast<ssize_t>(header.value.size()));
-                if (added != RD_KAFKA_RESP_ERR_NO_ERROR) return added;
-            }
-        }
-        std::array<rd_kafka_vu_t, 6> with{};
-        with[0].vtype = RD_KAFKA_VTYPE_RKT;
-        with[0].u.rkt = into.topics[topic].get();
-        with[1].vtype = RD_KAFKA_VTYPE_KEY;
-        with[1].u.mem = {const_cast<char*>(key.data()), key.size()};
-        with[2].vtype = RD_KAFKA_VTYPE_VALUE;  // a null pointer would be a tombstone, not an empty value
-        with[2].u.mem = {const_cast<char*>(value.data() != nullptr ? value.data() : ""), value.size()};
-        with[3].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
-        with[3].u.i = RD_KAFKA_MSG_F_COPY;
-        with[4].vtype = RD_KAFKA_VTYPE_OPAQUE;
-        with[4].u.ptr = reinterpret_cast<void*>(static_cast<std::uintptr_t>(tag));
-        with[5].vtype = RD_KAFKA_VTYPE_HEADERS;
-        with[5].u.headers = copied.get();
-        const ClientError error(rd_kafka_produceva(into.client.get(), with.data(), copied ? 6 : 5));
-        if (error) return rd_kafka_error_code(error.get());
-        static_cast<void>(copied.release());  // the record owns them, but only once it was accepted
-        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    Enqueued refuse(Enqueued why) noexcept {
+        forget(1);
+        return why;
+    }
+
+    /// Ends the delivery thread's doze.
+    void wake() noexcept {
+        if (due.exchange(true)) return;
+        { const std::lock_guard lock(dozing); }  // so that it is not between its look and its sleep
+        wakes.notify_one();
+    }
+
+    std::shared_ptr<Instance> make() {
+        return make_instance(
+            options, [](rd_kafka_t*, void* self) { static_cast<State*>(self)->wake(); }, this);
     }
 
     std::shared_ptr<Instance> instance() {
-        const std::shared_lock lock(swap);
+        const std::lock_guard lock(supervision);
         return current;
-    }
-
-    void purge_queued() noexcept {
-        purges.fetch_add(1, std::memory_order_relaxed);
-        if (const auto here = instance()) purge(*here, RD_KAFKA_PURGE_F_QUEUE);
-    }
-
-    static void purge(Instance& which, int what) noexcept {
-        // Anything but success means an unknown flag or a consumer. Waiting for it would wait for the broker's threads.
-        const auto result = rd_kafka_purge(which.client.get(), what | RD_KAFKA_PURGE_F_NON_BLOCKING);
-        assert(result == RD_KAFKA_RESP_ERR_NO_ERROR);
-        static_cast<void>(result);
     }
 
     bool wait_idle(std::chrono::milliseconds limit) noexcept {
@@ -269,6 +283,7 @@ struct Producer::State {
             if (doubts != doubts_before || closing || available) return;
             available = true;
         }
+        wake();
         base::log::info("producer_available", {{"client", options.client_id}});
     }
 
@@ -279,16 +294,12 @@ struct Producer::State {
         Clock::time_point settle_by = Clock::time_point::max();
         progress_at = Clock::now();
         while (true) {
+            doze();
             // Not shared: this thread alone takes a client out of use, and being its last owner would mean to wait for
             // its end.
             serving = instance().get();
-            if (serving != nullptr) {
-                drain(*serving, doze());
-                asleep = false;
-            } else {
-                std::unique_lock lock(supervision);
-                replaced.wait_for(lock, kBusyTick);
-            }
+            if (serving != nullptr) drain(*serving);
+            if (serving != nullptr && (available || closing)) hand_to_client(*serving);
             serve_retired();
             take_placed();
             hand_over();
@@ -297,6 +308,8 @@ struct Producer::State {
             watch_for_stall(now);
             if (now - ticked >= kBusyTick) {
                 ticked = now;
+                give_back_overdue(now);
+                if (serving != nullptr) give_up_stuck(now);
                 listener.on_tick();
             }
             if (give_up) {
@@ -308,21 +321,121 @@ struct Producer::State {
                     return;
                 }
                 retire_current(now);
+                give_back_overdue(Clock::time_point::max());
             }
         }
     }
 
-    /// How long to wait for the first report. While nothing is outstanding a produce ends the wait.
-    std::chrono::milliseconds doze() {
-        if (outstanding != 0 || !retired.empty()) return kBusyTick;
-        asleep = true;
-        return outstanding == 0 && !give_up ? kIdleTick : 0ms;
+    /// Waits for something to do, or for the next tick.
+    void doze() {
+        std::unique_lock lock(dozing);
+        wakes.wait_for(lock, outstanding != 0 ? kBusyTick : kIdleTick, [this] { return due.load(); });
+        due = false;  // before looking: what comes from now on wakes again
     }
 
-    /// Takes what is in the client's queue, waiting for the first only.
-    void drain(Instance& from, std::chrono::milliseconds wait) {
-        for (std::size_t taken = 0; taken < kBatch; wait = 0ms) {
-            const Event event(rd_kafka_queue_poll(from.queue.get(), static_cast<int>(wait.count())));
+    /// Hands over what waits for partitions of which nothing is with the client.
+    void hand_to_client(Instance& to) {
+        for_each_lane([&](Lane& lane, TopicIndex topic, std::int32_t partition) {
+            if (lane.in_client != 0 || lane.staged == 0) return;
+            released.clear();
+            {
+                const std::lock_guard lock(lane.mutex);
+                std::swap(released, lane.waiting);
+                lane.staged = 0;
+                lane.in_client = released.size();
+            }
+            to.outstanding += released.size();
+            lane.heard_at = Clock::now();
+            released.for_each([&](std::string_view key, std::string_view value, std::span<const Header> headers,
+                                  std::uint64_t tag) {
+                const auto code = enqueue(to.client.get(), to.topics[topic].get(), partition, key, value, headers, tag);
+                if (code == RD_KAFKA_RESP_ERR_NO_ERROR) return;
+                --lane.in_client;
+                --to.outstanding;
+                give_back(tag, key.size() + value.size(), code);
+            });
+        });
+    }
+
+    template <typename Visit>
+    void for_each_lane(Visit visit) {
+        if (!routed.load(std::memory_order_acquire)) return;
+        for (TopicIndex topic = 0; topic < routes.size(); ++topic) {
+            for (std::size_t partition = 0; partition < routes[topic].size(); ++partition)
+                visit(routes[topic][partition], topic, static_cast<std::int32_t>(partition));
+        }
+    }
+
+    static rd_kafka_resp_err_t enqueue(rd_kafka_t* client, rd_kafka_topic_t* topic, std::int32_t partition,
+                                       std::string_view key, std::string_view value, std::span<const Header> headers,
+                                       std::uint64_t tag) noexcept {
+        Headers copied;
+        if (!headers.empty()) {
+            copied.reset(rd_kafka_headers_new(headers.size()));
+            for (const auto& header : headers) {
+                const auto added =
+                    rd_kafka_header_add(copied.get(), header.name.data(), static_cast<ssize_t>(header.name.size()),
+                                        header.value.data(), static_cast<ssize_t>(header.value.size()));
+                if (added != RD_KAFKA_RESP_ERR_NO_ERROR) return added;
+            }
+        }
+        std::array<rd_kafka_vu_t, 7> with{};
+        with[0].vtype = RD_KAFKA_VTYPE_RKT;
+        with[0].u.rkt = topic;
+        with[1].vtype = RD_KAFKA_VTYPE_PARTITION;
+        with[1].u.i32 = partition;
+        with[2].vtype = RD_KAFKA_VTYPE_KEY;
+        with[2].u.mem = {const_cast<char*>(key.data()), key.size()};
+        with[3].vtype = RD_KAFKA_VTYPE_VALUE;  // its pointer is never null, which would be a tombstone
+        with[3].u.mem = {const_cast<char*>(value.data()), value.size()};
+        with[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
+        with[4].u.i = RD_KAFKA_MSG_F_COPY;
+        with[5].vtype = RD_KAFKA_VTYPE_OPAQUE;
+        with[5].u.ptr = reinterpret_cast<void*>(static_cast<std::uintptr_t>(tag));
+        with[6].vtype = RD_KAFKA_VTYPE_HEADERS;
+        with[6].u.headers = copied.get();
+        const ClientError error(rd_kafka_produceva(client, with.data(), copied ? 7 : 6));
+        if (error) return rd_kafka_error_code(error.get());
+        static_cast<void>(copied.release());  // the record owns them, but only once it was accepted
+        return RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
+
+    /// What never reached the client. Does not call the listener: that may produce, and a lane may be locked here.
+    void give_back(std::uint64_t tag, std::size_t size, int code) {
+        bytes -= size;
+        Delivery delivery;
+        delivery.tag = tag;
+        delivery.error = code;
+        batch.push_back(delivery);
+    }
+
+    void give_back_overdue(Clock::time_point now) {
+        for_each_lane([&](Lane& lane, TopicIndex, std::int32_t) {
+            if (lane.staged == 0) return;
+            const std::lock_guard lock(lane.mutex);
+            lane.waiting.drop_overdue(now, [this](std::uint64_t tag, std::size_t size) {
+                give_back(tag, size, RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE);
+            });
+            lane.staged = lane.waiting.size();
+        });
+        hand_over();
+    }
+
+    /// A record that nobody has answered for so long must not come into the log at some later hour.
+    void give_up_stuck(Clock::time_point now) {
+        bool stuck = false;
+        for_each_lane([&](const Lane& lane, TopicIndex, std::int32_t) {
+            stuck |= lane.in_client != 0 && now - lane.heard_at >= options.message_timeout;
+        });
+        if (!stuck) return;
+        base::log::error("producer_stuck", {{"client", options.client_id}, {"outstanding", serving->outstanding}});
+        replace_current(now);
+    }
+
+    /// Takes what is in the client's queue.
+    void drain(Instance& from) {
+        for (std::size_t taken = 0; taken < kBatch;) {
+            const Event event(rd_kafka_queue_poll(from.queue.get(), 0));
             if (!event) return;
             if (rd_kafka_event_type(event.get()) == RD_KAFKA_EVENT_DR) {
                 taken += take_reports(from, event.get());
@@ -330,22 +443,27 @@ struct Producer::State {
                 take_error(from, event.get());
             }
         }
+        wake();  // there may be more
     }
 
     std::size_t take_reports(Instance& from, rd_kafka_event_t* event) {
         std::size_t taken = 0;
         bool acknowledged = false;
-        bool given_back = false;
+        const auto now = Clock::now();
         while (const rd_kafka_message_t* message = rd_kafka_event_message_next(event)) {
             ++taken;
+            bytes -= message->key_len + message->len;
+            if (&from == serving) {
+                auto& lane = lane_of(from, *message);
+                --lane.in_client;
+                lane.heard_at = now;
+            }
             Delivery delivery;
             delivery.tag = reinterpret_cast<std::uintptr_t>(message->_private);
             delivery.persistence = persistence_of(*message);
             delivery.partition = message->partition;
             delivery.error = message->err;
             if (delivery.persistence != Persistence::persisted) {
-                given_back |=
-                    message->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || message->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
                 add(delivery);
             } else {
                 acknowledged = true;
@@ -357,15 +475,21 @@ struct Producer::State {
                 }
             }
         }
-        from.outstanding -= static_cast<std::int64_t>(taken);
-        if (acknowledged) progress_at = Clock::now();
-        if (&from == serving && given_back) set_unavailable("records were given up unsent");
+        from.outstanding -= taken;
+        if (acknowledged) progress_at = now;
         if (&from == serving && acknowledged && ready && !available) set_available(from, doubts_so_far());
         return taken;
     }
 
+    Lane& lane_of(const Instance& from, const rd_kafka_message_t& message) noexcept {
+        TopicIndex topic = 0;
+        while (from.topics[topic].get() != message.rkt)
+            ++topic;
+        return routes[topic][static_cast<std::size_t>(message.partition)];
+    }
+
     void add(const Delivery& delivery) {
-        if (batch.size() == kBatch) hand_over();
+        if (batch.size() >= kBatch) hand_over();
         batch.push_back(delivery);
     }
 
@@ -385,14 +509,9 @@ struct Producer::State {
         const char* text = rd_kafka_event_error_string(event);
         // An event carries the cause in place of ERR__FATAL, which callbacks get.
         if (rd_kafka_event_error_is_fatal(event) != 0) {
-            fatal.fetch_add(1, std::memory_order_relaxed);
-            base::log::error(
-                "producer_fatal",
-                {{"client", options.client_id}, {"detail", text}, {"outstanding", from.outstanding.load()}});
-            ready = false;
-            set_unavailable("the producer is being replaced");
-            retire_current(Clock::now() + kLastAnswers);
-            supervisor_wakes.notify_all();
+            base::log::error("producer_fatal",
+                             {{"client", options.client_id}, {"detail", text}, {"outstanding", from.outstanding}});
+            replace_current(Clock::now() + kLastAnswers);
         } else if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
             set_unavailable("no broker is up");
         } else if (code != RD_KAFKA_RESP_ERR__TRANSPORT) {  // lost connections stand in the client's own log lines
@@ -401,20 +520,36 @@ struct Producer::State {
         }
     }
 
+    void replace_current(Clock::time_point purge_at) {
+        fatal.fetch_add(1, std::memory_order_relaxed);
+        ready = false;
+        set_unavailable("the producer is being replaced");
+        retire_current(purge_at);
+        supervisor_wakes.notify_all();
+    }
+
     /// Takes the client out of use. What was not sent is given back at once, what is on the wire at `purge_at`.
     void retire_current(Clock::time_point purge_at) {
         {
-            const std::unique_lock lock(swap);
+            const std::lock_guard lock(supervision);
             if (current == nullptr) return;
             retired.push_back({std::exchange(current, nullptr), purge_at});
         }
         serving = nullptr;
+        for_each_lane([](Lane& lane, TopicIndex, std::int32_t) { lane.in_client = 0; });
         purge(*retired.back().instance, RD_KAFKA_PURGE_F_QUEUE);
+    }
+
+    static void purge(Instance& which, int what) noexcept {
+        // Anything but success means an unknown flag or a consumer. Waiting for it would wait for the broker's threads.
+        const auto result = rd_kafka_purge(which.client.get(), what | RD_KAFKA_PURGE_F_NON_BLOCKING);
+        assert(result == RD_KAFKA_RESP_ERR_NO_ERROR);
+        static_cast<void>(result);
     }
 
     void serve_retired() {
         for (auto& old : retired) {
-            drain(*old.instance, 0ms);
+            drain(*old.instance);
             if (old.instance->outstanding == 0) {
                 const std::lock_guard lock(supervision);
                 graveyard.push_back(std::move(old.instance));
@@ -472,6 +607,7 @@ struct Producer::State {
                 lock.lock();
                 for (const auto& record : records)
                     placed.push_back(record.delivery);
+                wake();
             } else if (available || closing) {
                 supervisor_wakes.wait(lock);
             } else if (Clock::now() < try_at) {
@@ -490,26 +626,33 @@ struct Producer::State {
         auto here = instance();
         if (here == nullptr) {
             try {
-                here = make_instance(options);
+                here = make();
             } catch (const Error& error) {
                 base::log::error("producer_not_made", {{"client", options.client_id}, {"detail", error.what()}});
                 return;
             }
             {
-                const std::unique_lock lock(swap);
+                const std::lock_guard lock(supervision);
                 current = here;
             }
-            replaced.notify_all();
+            wake();
         } else if (Clock::now() - here->born > kLongLife) {
             backoff.reset();
         }
         const auto doubts_before = doubts_so_far();
-        if (!knows_topics(*here)) return;
+        std::vector<std::size_t> partitions;
+        if (!knows_topics(*here, partitions)) return;
+        // Made once, before the first record: a topic never grows, for its keys would move.
+        if (!routed) {
+            for (const auto count : partitions)
+                routes.emplace_back(count);
+            routed.store(true, std::memory_order_release);
+        }
         ready = true;
         set_available(*here, doubts_before);
     }
 
-    bool knows_topics(Instance& asked) {
+    bool knows_topics(Instance& asked, std::vector<std::size_t>& partitions) {
         for (const auto& topic : asked.topics) {
             // Each by itself: asked for all at once, the client lets the broker create those that it has known before.
             const rd_kafka_metadata_t* answer = nullptr;
@@ -518,8 +661,12 @@ struct Producer::State {
                 rd_kafka_metadata(asked.client.get(), 0, topic.get(), &answer, static_cast<int>(kTimeout.count()));
             if (code != RD_KAFKA_RESP_ERR_NO_ERROR) return false;
             code = answer->topic_cnt == 1 ? answer->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+            const auto count = answer->topic_cnt == 1 ? answer->topics[0].partition_cnt : 0;
             rd_kafka_metadata_destroy(answer);
-            if (code == RD_KAFKA_RESP_ERR_NO_ERROR) continue;
+            if (code == RD_KAFKA_RESP_ERR_NO_ERROR && count > 0) {
+                partitions.push_back(static_cast<std::size_t>(count));
+                continue;
+            }
             if (const auto now = Clock::now(); now >= say_again_at) {
                 say_again_at = now + kSayAgain;
                 base::log::error("topic_unavailable",
@@ -558,13 +705,16 @@ struct Producer::State {
     const ProducerOptions options;
     Listener& listener;
 
-    std::shared_mutex swap;  // guards `current`: shared to produce with it, alone to replace it
-    std::shared_ptr<Instance> current;
+    // By topic and partition. Made before `routed`, and so before `available`, and never changed after.
+    std::vector<std::deque<Lane>> routes;
+    std::atomic<bool> routed{false};
+    std::size_t max_record_bytes = 0;  // key and value; the client's own limit
 
     // The delivery thread's own.
     Instance* serving = nullptr;
     std::vector<Retired> retired;
     std::vector<Delivery> batch;
+    StagedRecords released;
     Clock::time_point progress_at;
 
     // The supervising thread's own.
@@ -572,25 +722,28 @@ struct Producer::State {
     Clock::time_point say_again_at{};
 
     std::mutex supervision;  // guards everything down to `idle`, and the changes of `available`
+    std::shared_ptr<Instance> current;
     std::vector<std::shared_ptr<Instance>> graveyard;
     std::vector<Unplaced> unplaced;
     std::vector<Delivery> placed;
     std::uint64_t doubts = 0;
     bool stop_supervisor = false;
     std::condition_variable supervisor_wakes;
-    std::condition_variable replaced;
     std::condition_variable idle;
 
     std::atomic<bool> available{false};
     std::atomic<bool> ready{false};
     std::atomic<bool> closing{false};
     std::atomic<bool> give_up{false};
-    std::atomic<bool> asleep{false};
+
+    std::mutex dozing;
+    std::condition_variable wakes;
+    std::atomic<bool> due{false};  // the delivery thread has something to look at
     std::atomic<int> idle_waiters{0};
     std::atomic<std::int64_t> outstanding{0};            // accepted, not yet told to the listener
     std::array<std::atomic<std::uint64_t>, 3> counts{};  // by Persistence
     std::atomic<std::uint64_t> fatal{0};
-    std::atomic<std::uint64_t> purges{0};
+    std::atomic<std::size_t> bytes{0};  // keys and values of what is outstanding
 
     std::thread deliverer;
     std::thread supervisor;
@@ -600,13 +753,8 @@ Producer::Producer(ProducerOptions options, Listener& listener)
     : state_(std::make_unique<State>(std::move(options), listener)) {}
 Producer::~Producer() = default;
 
-Enqueued Producer::produce(TopicIndex topic, std::string_view key, std::string_view value,
-                           std::span<const Header> headers, std::uint64_t tag) noexcept {
-    return state_->produce(topic, key, value, headers, tag);
-}
-
-void Producer::purge_queued() noexcept {
-    state_->purge_queued();
+Enqueued Producer::produce(const NewRecord& record) noexcept {
+    return state_->produce(record);
 }
 
 bool Producer::available() const noexcept {
@@ -630,7 +778,6 @@ ProducerCounters Producer::counters() const noexcept {
     counters.not_persisted = of(Persistence::not_persisted);
     counters.possibly_persisted = of(Persistence::possibly_persisted);
     counters.fatal = state_->fatal;
-    counters.purges = state_->purges;
     counters.outstanding = static_cast<std::uint64_t>(state_->outstanding.load());
     return counters;
 }

@@ -16,9 +16,12 @@ struct ProducerOptions {
     std::string client_id = "tidemark";
     std::int64_t queue_records = 10'000;  ///< waiting or in flight; more is Enqueued::full
     std::int64_t queue_kbytes = 64 * 1024;
+    /// How long the client waits for more records once it was handed some. Batches grow without it while a broker is
+    /// busy with the records before.
     std::chrono::microseconds linger{500};
-    std::chrono::milliseconds message_timeout{
-        60'000};  ///< short ones tear gaps into an idempotent producer; the caller's deadline purges instead
+    /// The longest that a record handed to the client may stay unanswered before all that this client holds is given up
+    /// as possibly persisted: later it must not come into the log any more.
+    std::chrono::milliseconds message_timeout{60'000};
     std::chrono::milliseconds socket_timeout{10'000};
     std::string compression = "lz4";
     std::map<std::string, std::string> properties{};  ///< any other librdkafka setting; unknown ones throw
@@ -29,13 +32,13 @@ struct ProducerCounters {
     std::uint64_t not_persisted = 0;
     std::uint64_t possibly_persisted = 0;
     std::uint64_t fatal = 0;  ///< producers given up and replaced
-    std::uint64_t purges = 0;
     std::uint64_t outstanding = 0;
 };
 
-/// An idempotent, acks=all producer that outlives its own fatal errors: a producer that fails fatally answers all that
-/// it holds and is replaced, `produce` refusing meanwhile. One thread of its own drains delivery reports and
-/// supervises. The listener must outlive it.
+/// An idempotent, acks=all producer that outlives its own fatal errors: a client that fails fatally answers all that it
+/// holds and is replaced, `produce` refusing meanwhile. Records of a partition of which some are with the client wait
+/// here and follow together. One thread of its own hands over and takes the reports, another supervises. The partitions
+/// of each topic are counted once, when it is first seen. The listener must outlive it.
 class Producer final : public RecordSink {
 public:
     Producer(ProducerOptions options, Listener& listener);
@@ -44,9 +47,7 @@ public:
     Producer(const Producer&) = delete;
     Producer& operator=(const Producer&) = delete;
 
-    Enqueued produce(TopicIndex topic, std::string_view key, std::string_view value, std::span<const Header> headers,
-                     std::uint64_t tag) noexcept override;
-    void purge_queued() noexcept override;
+    Enqueued produce(const NewRecord& record) noexcept override;
     [[nodiscard]] bool available() const noexcept override;
 
     /// Waits until nothing is outstanding, at most `limit`; true when so.

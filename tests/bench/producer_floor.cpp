@@ -150,7 +150,7 @@ public:
         const auto before = acknowledged_.load();
         for (std::uint64_t n = 0; n < records; ++n) {
             room_.acquire();
-            if (producer_.produce(0, keys[n % kKeys], value, {}, n) != kafka::Enqueued::ok) die("produce refused");
+            if (producer_.produce({0, keys[n % kKeys], value, {}, n}) != kafka::Enqueued::ok) die("produce refused");
         }
         if (!producer_.flush(60s)) die("flush timed out");
         return acknowledged_ - before;

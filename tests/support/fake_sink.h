@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cassert>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <mutex>
@@ -14,8 +15,8 @@
 namespace tidemark::tests {
 
 /// A RecordSink whose broker is the test. Records wait in the queue until `send` puts them on the wire and `ack` or
-/// `fail` answers them; `purge_queued` gives back, at the next `report`, what was never sent. `produce` may be called
-/// by any thread; everything else by the test's, which is "the sink's own thread" to the listener.
+/// `fail` answers them; `expire` gives back what was not sent in time. `produce` may be called by any thread;
+/// everything else by the test's, which is "the sink's own thread" to the listener.
 class FakeSink final : public kafka::RecordSink {
 public:
     struct Produced {
@@ -24,6 +25,7 @@ public:
         std::string value;
         std::vector<std::pair<std::string, std::string>> headers;
         std::uint64_t tag = 0;
+        std::chrono::steady_clock::time_point give_up_at;
         bool sent = false;
         bool answered = false;
     };
@@ -31,7 +33,6 @@ public:
     explicit FakeSink(Listener& listener) : listener_(&listener) {}
     /// As the real one: what is still out when it dies is answered, as possibly persisted if it was sent.
     ~FakeSink() override {
-        report();
         std::vector<kafka::Delivery> rest;
         for (auto& record : records_) {
             if (!record.answered) {
@@ -42,26 +43,16 @@ public:
         if (!rest.empty()) listener_->on_deliveries(rest);
     }
 
-    kafka::Enqueued produce(kafka::TopicIndex topic, std::string_view key, std::string_view value,
-                            std::span<const kafka::Header> headers, std::uint64_t tag) noexcept override {
+    kafka::Enqueued produce(const kafka::NewRecord& given) noexcept override {
         if (before_produce) before_produce();
         if (!available_) return kafka::Enqueued::unavailable;
         if (next_answer_ != kafka::Enqueued::ok) return next_answer_;
-        Produced record{topic, std::string(key), std::string(value), {}, tag};
-        for (const auto& header : headers)
+        Produced record{given.topic, std::string(given.key), std::string(given.value), {}, given.tag, given.give_up_at};
+        for (const auto& header : given.headers)
             record.headers.emplace_back(header.name, header.value);
         const std::lock_guard lock(mutex_);
         records_.push_back(std::move(record));
         return kafka::Enqueued::ok;
-    }
-    void purge_queued() noexcept override {
-        ++purges_;
-        const std::lock_guard lock(mutex_);
-        for (auto& record : records_) {
-            if (record.sent || record.answered) continue;
-            record.answered = true;
-            given_back_.push_back({record.tag, kafka::Persistence::not_persisted});
-        }
     }
     [[nodiscard]] bool available() const noexcept override { return available_; }
 
@@ -71,7 +62,7 @@ public:
     /// Runs inside `produce`, before anything else.
     void (*before_produce)() = nullptr;
 
-    /// Puts the n-th produced record on the wire: a purge no longer reaches it.
+    /// Puts the n-th produced record on the wire: it does not expire any more.
     void send(std::size_t n) { record(n).sent = true; }
     void send_all() {
         for (std::size_t n = 0; n < size(); ++n)
@@ -91,8 +82,19 @@ public:
         }
         deliver(deliveries);
     }
-    /// Delivers what purges gave back.
-    void report() { deliver(std::exchange(given_back_, {})); }
+    /// Gives back what had to be sent by `now` and was not.
+    void expire(std::chrono::steady_clock::time_point now) {
+        std::vector<kafka::Delivery> overdue;
+        {
+            const std::lock_guard lock(mutex_);
+            for (auto& record : records_) {
+                if (record.sent || record.answered || record.give_up_at > now) continue;
+                record.answered = true;
+                overdue.push_back({record.tag, kafka::Persistence::not_persisted});
+            }
+        }
+        deliver(overdue);
+    }
     void deliver(const std::vector<kafka::Delivery>& deliveries) {
         if (!deliveries.empty()) listener_->on_deliveries(deliveries);
     }
@@ -106,7 +108,6 @@ public:
         const std::lock_guard lock(mutex_);
         return records_.at(n);
     }
-    [[nodiscard]] int purges() const { return purges_; }
 
 private:
     std::uint64_t answer(std::size_t n) {
@@ -121,8 +122,6 @@ private:
     std::atomic<kafka::Enqueued> next_answer_{kafka::Enqueued::ok};
     mutable std::mutex mutex_;      // guards records_
     std::deque<Produced> records_;  // its elements stay where they are while others are added
-    std::vector<kafka::Delivery> given_back_;
-    int purges_ = 0;
 };
 
 }  // namespace tidemark::tests

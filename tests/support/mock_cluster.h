@@ -76,6 +76,10 @@ public:
         REQUIRE(rd_kafka_mock_broker_set_rtt(cluster_.get(), broker, static_cast<int>(delay.count())) ==
                 RD_KAFKA_RESP_ERR_NO_ERROR);
     }
+    void set_leader(const std::string& topic, std::int32_t partition, int broker) {
+        REQUIRE(rd_kafka_mock_partition_set_leader(cluster_.get(), topic.c_str(), partition, broker) ==
+                RD_KAFKA_RESP_ERR_NO_ERROR);
+    }
     void down(int broker) {
         REQUIRE(rd_kafka_mock_broker_set_down(cluster_.get(), broker) == RD_KAFKA_RESP_ERR_NO_ERROR);
     }

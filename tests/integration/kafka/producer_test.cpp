@@ -42,7 +42,7 @@ TEST_CASE("every record stands where its report says, in the partition that its 
         std::string key(1 + random() % 256, '\0');
         for (auto& byte : key)
             byte = static_cast<char>(random());
-        REQUIRE(bench.producer->produce(0, key, std::to_string(tag), {}, tag) == Enqueued::ok);
+        REQUIRE(bench.producer->produce({0, key, std::to_string(tag), {}, tag}) == Enqueued::ok);
         keys.push_back(key);
     }
     REQUIRE(bench.deliveries.wait_for(kRecords));
@@ -60,7 +60,7 @@ TEST_CASE("records of one key stand in the order in which they were produced") {
     Bench bench(3);
     constexpr std::uint64_t kRecords = 3'000;
     for (std::uint64_t tag = 0; tag < kRecords; ++tag)
-        REQUIRE(bench.producer->produce(0, "one", std::to_string(tag), {}, tag) == Enqueued::ok);
+        REQUIRE(bench.producer->produce({0, "one", std::to_string(tag), {}, tag}) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(kRecords));
     for (std::uint64_t tag = 1; tag < kRecords; ++tag) {
         REQUIRE(bench.deliveries.of(tag).offset == bench.deliveries.of(tag - 1).offset + 1);
@@ -72,9 +72,9 @@ TEST_CASE("headers and bytes arrive as they were given, an empty value as empty"
     Bench bench(1);
     const std::array<Header, 2> headers{
         {{"content-type", "application/cloudevents+json"}, {"traceparent", "\0\xff"sv}}};
-    REQUIRE(bench.producer->produce(0, "a\0b"sv, "\xff\0"sv, headers, 1) == Enqueued::ok);
-    REQUIRE(bench.producer->produce(0, "k", "", {}, 2) == Enqueued::ok);
-    REQUIRE(bench.producer->produce(0, "k", {}, {}, 3) == Enqueued::ok);
+    REQUIRE(bench.producer->produce({0, "a\0b"sv, "\xff\0"sv, headers, 1}) == Enqueued::ok);
+    REQUIRE(bench.producer->produce({0, "k", "", {}, 2}) == Enqueued::ok);
+    REQUIRE(bench.producer->produce({0, "k", {}, {}, 3}) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(3));
     const auto first = bench.admin.read_at(bench.topic, 0, 0);
     REQUIRE(first);
@@ -99,7 +99,7 @@ TEST_CASE("the first record of a producer that says it is ready is not late") {
     for (int round = 0; round < 3; ++round) {
         Bench bench(4);
         const auto begin = std::chrono::steady_clock::now();
-        REQUIRE(bench.producer->produce(0, "k", "v", {}, 1) == Enqueued::ok);
+        REQUIRE(bench.producer->produce({0, "k", "v", {}, 1}) == Enqueued::ok);
         REQUIRE(bench.deliveries.wait_for(1));
         CHECK(std::chrono::steady_clock::now() - begin < 900ms);
     }
@@ -110,7 +110,7 @@ TEST_CASE("the client's queue drains by itself: many times what it holds passes 
     constexpr std::uint64_t kRecords = 100'000;
     for (std::uint64_t tag = 0; tag < kRecords; ++tag) {
         REQUIRE(eventually([&] {
-            const auto enqueued = bench.producer->produce(0, std::to_string(tag % 1'000), "v", {}, tag);
+            const auto enqueued = bench.producer->produce({0, std::to_string(tag % 1'000), "v", {}, tag});
             REQUIRE((enqueued == Enqueued::ok || enqueued == Enqueued::full));
             return enqueued == Enqueued::ok;
         }));

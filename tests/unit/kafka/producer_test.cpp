@@ -24,17 +24,20 @@ namespace {
 
 /// A mock cluster, one topic, and a producer that is ready.
 struct Bench {
-    explicit Bench(ProducerOptions changes = {}, int partitions = 1, bool wait = true) {
+    explicit Bench(ProducerOptions changes = {}, int partitions = 1, int brokers = 1) : cluster(brokers) {
         cluster.create_topic("t", partitions);
+        for (int partition = 0; partition < partitions; ++partition)
+            cluster.set_leader("t", partition, partition % brokers + 1);
         changes.brokers = cluster.brokers();
         if (changes.topics.empty()) changes.topics = {"t"};
         producer = std::make_unique<Producer>(changes, deliveries);
-        if (wait) REQUIRE(eventually([&] { return producer->available(); }));
+        REQUIRE(eventually([&] { return producer->available(); }));
     }
 
     /// Each record's value is its tag.
-    Enqueued produce(std::uint64_t tag, std::string key = "k") {
-        return producer->produce(0, key, std::to_string(tag), {}, tag);
+    Enqueued produce(std::uint64_t tag, std::string key = "k",
+                     std::chrono::steady_clock::time_point give_up_at = std::chrono::steady_clock::time_point::max()) {
+        return producer->produce({0, key, std::to_string(tag), {}, tag, give_up_at});
     }
     /// Waits out the moments in which the producer is being replaced or probed.
     void produce_surely(std::uint64_t tag, std::string key = "k") {
@@ -94,7 +97,7 @@ TEST_CASE("an unknown setting, and one that would undo what the guarantees stand
     CHECK(refused("request.required.acks", "1"));
     CHECK(refused("enable.idempotence", "false"));
     CHECK(refused("partitioner", "consistent"));
-    CHECK(refused("enable.gapless.guarantee", "true"));
+    CHECK(refused("enable.gapless.guarantee", "false"));
     CHECK(refused("delivery.timeout.ms", "1000"));
     CHECK(refused("allow.auto.create.topics", "true"));
     CHECK(refused("socket.nagle.disable", "false"));
@@ -109,21 +112,21 @@ TEST_CASE("a producer is neither ready nor available before all its topics are t
     cluster.create_topic("t", 1);
     Deliveries deliveries;
     Producer producer({.brokers = cluster.brokers(), .topics = {"t", "later"}}, deliveries);
-    CHECK(producer.produce(0, "k", "v", {}, 1) == Enqueued::unavailable);
+    CHECK(producer.produce({0, "k", "v", {}, 1}) == Enqueued::unavailable);
     CHECK_FALSE(eventually([&] { return producer.ready() || producer.available(); }, 500ms));
     CHECK(Admin(cluster.brokers()).partition_count("later") == std::nullopt);
     cluster.create_topic("later", 7);
     REQUIRE(eventually([&] { return producer.available(); }));
     CHECK(producer.ready());
     CHECK(Admin(cluster.brokers()).partition_count("later") == 7);
-    CHECK(producer.produce(1, "k", "v", {}, 2) == Enqueued::ok);
+    CHECK(producer.produce({1, "k", "v", {}, 2}) == Enqueued::ok);
     REQUIRE(deliveries.wait_for(1));
 }
 
 TEST_CASE("a record that is too large for the client is refused as such, and takes no room") {
     Bench bench;
     const std::string value(1'100'000, 'x');
-    CHECK(bench.producer->produce(0, "k", value, {}, 1) == Enqueued::too_large);
+    CHECK(bench.producer->produce({0, "k", value, {}, 1}) == Enqueued::too_large);
     CHECK(bench.producer->counters().outstanding == 0);
     CHECK(bench.producer->flush(0ms));
 }
@@ -144,39 +147,75 @@ TEST_CASE("more than the queue holds is refused as full, and everything that was
     CHECK(bench.log().size() == taken);
 }
 
-TEST_CASE("a purge gives back what was not sent, which then never comes into the log") {
-    Bench bench({.linger = 200ms});
-    bench.cluster.set_delay(1, 500ms);
-    // With a long linger nothing has left the client yet.
-    for (std::uint64_t tag = 0; tag < 50; ++tag)
-        REQUIRE(bench.produce(tag) == Enqueued::ok);
-    bench.producer->purge_queued();
-    REQUIRE(bench.deliveries.wait_for(50));
-    for (std::uint64_t tag = 0; tag < 50; ++tag)
-        CHECK(bench.deliveries.of(tag).persistence == Persistence::not_persisted);
-    CHECK(bench.producer->counters().purges == 1);
-    bench.cluster.set_delay(1, 0ms);
-    // The gap that the purge leaves in the sequence must not stop what comes after it.
-    for (std::uint64_t tag = 100; tag < 150; ++tag)
-        bench.produce_surely(tag);
-    REQUIRE(bench.deliveries.wait_for(100));
-    const auto log = bench.log();
-    CHECK(log.size() == 50);
-    for (std::uint64_t tag = 0; tag < 50; ++tag)
-        CHECK_FALSE(log.contains(std::to_string(tag)));
-    for (std::uint64_t tag = 100; tag < 150; ++tag)
-        CHECK(log.contains(std::to_string(tag)));
-}
-
-TEST_CASE("a purge leaves what is on the wire to the broker's answer") {
+TEST_CASE("a record that is not sent by its time is given back, and then never comes into the log") {
     Bench bench;
-    bench.cluster.delay_next(1, kProduce, 1s);
+    bench.produce_surely(0);
+    REQUIRE(bench.deliveries.wait_for(1));
+    bench.cluster.delay_next(1, kProduce, 2s);
     REQUIRE(bench.produce(1) == Enqueued::ok);
     REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
-    bench.producer->purge_queued();
-    REQUIRE(bench.deliveries.wait_for(1));
+    // Behind one that is on the wire, these are still here.
+    const auto soon = std::chrono::steady_clock::now() + 100ms;
+    for (std::uint64_t tag = 10; tag < 60; ++tag)
+        REQUIRE(bench.produce(tag, "k", soon) == Enqueued::ok);
+    REQUIRE(bench.produce(60) == Enqueued::ok);
+    REQUIRE(bench.deliveries.wait_for(51));
+    CHECK(std::chrono::steady_clock::now() >= soon);
+    for (std::uint64_t tag = 10; tag < 60; ++tag)
+        CHECK(bench.deliveries.of(tag).persistence == Persistence::not_persisted);
+    REQUIRE(bench.deliveries.wait_for(53));
     CHECK(bench.deliveries.of(1).persistence == Persistence::persisted);
-    CHECK(bench.log().contains("1"));
+    CHECK(bench.deliveries.of(60).persistence == Persistence::persisted);
+    const auto log = bench.log();
+    CHECK(log.size() == 3);
+    CHECK(log.contains("0"));
+    CHECK(log.contains("1"));
+    CHECK(log.contains("60"));
+}
+
+TEST_CASE("while one partition waits for its broker the others go on") {
+    Bench bench({}, 2, 2);
+    const int slow = murmur2_partition("k", 2) + 1;
+    std::string other = "a";
+    while (murmur2_partition(other, 2) == murmur2_partition("k", 2))
+        other += "a";
+    bench.cluster.delay_next(slow, kProduce, 2s);
+    REQUIRE(bench.produce(1) == Enqueued::ok);
+    REQUIRE(eventually([&] { return bench.cluster.delays_left(slow, kProduce) == 0; }));
+    REQUIRE(bench.produce(2, other) == Enqueued::ok);
+    REQUIRE(bench.deliveries.wait_for(1));
+    CHECK(bench.deliveries.of(2).persistence == Persistence::persisted);
+    REQUIRE(bench.deliveries.wait_for(2));
+}
+
+TEST_CASE("records that come while others are with the broker go together in one request") {
+    Bench bench;
+    bench.produce_surely(0);
+    REQUIRE(bench.deliveries.wait_for(1));
+    bench.cluster.delay_next(1, kProduce, 500ms);
+    REQUIRE(bench.produce(1) == Enqueued::ok);
+    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
+    // Two delays for two requests: all that follow the first use up one.
+    bench.cluster.delay_next(1, kProduce, 0ms);
+    bench.cluster.delay_next(1, kProduce, 0ms);
+    for (std::uint64_t tag = 2; tag < 200; ++tag)
+        REQUIRE(bench.produce(tag) == Enqueued::ok);
+    REQUIRE(bench.deliveries.wait_for(200));
+    CHECK(bench.cluster.delays_left(1, kProduce) == 1);
+}
+
+TEST_CASE("what nobody answers for the time that a message may take is given up for good, and others are taken again") {
+    Bench bench({.message_timeout = 1s});
+    bench.produce_surely(0);
+    REQUIRE(bench.deliveries.wait_for(1));
+    bench.cluster.delay_next(1, kProduce, 60s);
+    REQUIRE(bench.produce(1) == Enqueued::ok);
+    REQUIRE(bench.deliveries.wait_for(2));
+    CHECK(bench.deliveries.of(1).persistence == Persistence::possibly_persisted);
+    CHECK(bench.producer->counters().fatal == 1);
+    bench.produce_surely(2);
+    REQUIRE(bench.deliveries.wait_for(3));
+    CHECK(bench.deliveries.of(2).persistence == Persistence::persisted);
 }
 
 TEST_CASE("with no broker up a producer refuses at once, and takes records again by itself") {
@@ -208,14 +247,6 @@ TEST_CASE(
     REQUIRE(eventually([&] { return bench.producer->available(); }));
     bench.produce_surely(3);
     REQUIRE(bench.deliveries.wait_for(3));
-}
-
-TEST_CASE("records that had to be given up unsent make the producer look whether a broker is there") {
-    Bench bench({.linger = 1s});
-    bench.cluster.set_delay(1, 60s);
-    REQUIRE(bench.produce(1) == Enqueued::ok);
-    bench.producer->purge_queued();
-    REQUIRE(eventually([&] { return !bench.producer->available(); }, 2s));
 }
 
 TEST_CASE("the listener is called at least every 20 ms while records are outstanding, also without any report") {
@@ -261,8 +292,9 @@ TEST_CASE("a time-out followed by an out-of-order sequence number, which is fata
     const auto all = bench.deliveries.all();
     CHECK(all.size() == 61);
     const auto log = bench.log();
-    for (const auto& [tag, delivery] : all) {
-        CAPTURE(tag);
+    for (const auto& each : all) {
+        const auto& [tag, delivery] = each;
+        CAPTURE(each.first);
         if (delivery.persistence == Persistence::persisted) CHECK(log.contains(std::to_string(tag)));
         if (delivery.persistence == Persistence::not_persisted) CHECK_FALSE(log.contains(std::to_string(tag)));
     }
@@ -314,8 +346,9 @@ TEST_CASE("while producers are replaced under fire every accepted record is repo
     CHECK(all.size() == taken.size());
     CHECK(std::all_of(all.begin(), all.end(), [&](const auto& one) { return taken.contains(one.first); }));
     const auto log = bench.log(4);
-    for (const auto& [tag, delivery] : all) {
-        CAPTURE(tag);
+    for (const auto& each : all) {
+        const auto& [tag, delivery] = each;
+        CAPTURE(each.first);
         const auto found = log.find(std::to_string(tag));
         if (delivery.persistence == Persistence::persisted) {
             REQUIRE(found != log.end());

@@ -151,20 +151,17 @@ TEST_CASE("a report that the record was not stored is unavailable, that it may b
 }
 
 TEST_CASE(
-    "at the deadline the queue is purged: what comes back is unavailable, what was on the wire is unknown after the "
-    "grace") {
+    "at the deadline what was not sent comes back as unavailable, what was on the wire is unknown after the grace") {
     Fixture f;
     f.publish();
     f.publish();
     f.sink->send(1);
     f.clock.advance(4'999ms);
+    f.sink->expire(f.clock.steady());
     f.sink->tick();
-    CHECK(f.sink->purges() == 0);
-    f.clock.advance(1ms);
-    f.sink->tick();
-    CHECK(f.sink->purges() == 1);
     CHECK_FALSE(f.answered(0));
-    f.sink->report();
+    f.clock.advance(1ms);
+    f.sink->expire(f.clock.steady());
     CHECK(f.outcome(0) == Outcome::unavailable);
     f.clock.advance(49ms);
     f.sink->tick();
@@ -172,11 +169,9 @@ TEST_CASE(
     f.clock.advance(1ms);
     f.sink->tick();
     CHECK(f.outcome(1) == Outcome::unknown);
-    CHECK(f.sink->purges() == 1);
-    CHECK(f.publisher->counters().deadline_purges == 1);
 }
 
-TEST_CASE("a report within the grace after the purge still decides") {
+TEST_CASE("a report within the grace after the deadline still decides") {
     Fixture f;
     f.publish();
     f.sink->send(0);
@@ -209,15 +204,13 @@ TEST_CASE("an event answered unknown keeps its place in flight until its late re
     CHECK_FALSE(f.answered(2));
 }
 
-TEST_CASE(
-    "events that reach their deadline one after the other are each purged and each become unknown in their turn") {
+TEST_CASE("events that reach their deadline one after the other become unknown each in its turn") {
     Fixture f;
     for (int n = 0; n < 30; ++n) {
         f.publish();
         f.clock.advance(20ms);
     }
     f.sink->send_all();
-    // Without its own due time per event the grace of the first would start anew with each purge.
     f.clock.advance(5s - 30 * 20ms);
     for (std::size_t n = 0; n < 30; ++n) {
         f.sink->tick();
@@ -225,7 +218,6 @@ TEST_CASE(
         CHECK(f.answered(n) == false);
         if (n >= 3) CHECK(f.outcome(n - 3) == Outcome::unknown);
     }
-    CHECK(f.sink->purges() == 30);
 }
 
 TEST_CASE("more than one chunk of reports or of overdue events is answered at once, each exactly once") {
@@ -235,8 +227,7 @@ TEST_CASE("more than one chunk of reports or of overdue events is answered at on
     for (std::size_t n = 500; n < 1'000; ++n)
         f.sink->send(n);
     f.clock.advance(5s);
-    f.sink->tick();
-    f.sink->report();
+    f.sink->expire(f.clock.steady());
     f.clock.advance(50ms);
     f.sink->tick();
     for (std::size_t n = 0; n < 500; ++n)
@@ -313,12 +304,10 @@ TEST_CASE("waiting until nothing is in flight ends with the last report, or at t
 TEST_CASE("publishing and answering allocate nothing") {
     struct Sink final : kafka::RecordSink {
         explicit Sink(Listener& its_listener) : listener(its_listener) { tags.reserve(1'000); }
-        kafka::Enqueued produce(kafka::TopicIndex, std::string_view, std::string_view, std::span<const kafka::Header>,
-                                std::uint64_t tag) noexcept override {
-            tags.push_back({tag, Persistence::persisted, 0, 1});
+        kafka::Enqueued produce(const kafka::NewRecord& record) noexcept override {
+            tags.push_back({record.tag, Persistence::persisted, 0, 1});
             return kafka::Enqueued::ok;
         }
-        void purge_queued() noexcept override {}
         [[nodiscard]] bool available() const noexcept override { return true; }
         Listener& listener;
         std::vector<kafka::Delivery> tags;
@@ -362,16 +351,15 @@ TEST_CASE("publishers on several threads, reports and deadlines at once: every e
     std::size_t next = 0;
     while (running.load() > 0 || next < f.sink->size()) {
         f.clock.advance(std::chrono::milliseconds(random() % 2'000));
+        f.sink->expire(f.clock.steady());
         f.sink->tick();
-        f.sink->report();
         for (const std::size_t end = f.sink->size(); next < end; ++next) {
-            // The tick that purges and this loop are one thread, so only what a purge has not given back is open.
+            // What expires does so on this thread, so only what has not been given back is open.
             if (!f.sink->record(next).answered) f.sink->ack(next, 0, 0);
         }
     }
     for (auto& thread : threads)
         thread.join();
-    f.sink->report();
     CHECK(std::all_of(calls.begin(), calls.end(), [](const std::atomic<int>& count) { return count == 1; }));
     CHECK(f.publisher->counters().in_flight == 0);
 }

@@ -39,18 +39,16 @@ public:
         thread_.join();
     }
 
-    kafka::Enqueued produce(kafka::TopicIndex topic, std::string_view key, std::string_view value,
-                            std::span<const kafka::Header>, std::uint64_t tag) noexcept override {
+    kafka::Enqueued produce(const kafka::NewRecord& record) noexcept override {
         {
             const std::lock_guard lock(mutex_);
             if (refused_++ < script_.full_at_first) return kafka::Enqueued::full;
-            taken_.push_back({topic, std::string(key), std::string(value)});
-            tags_.push_back(tag);
+            taken_.push_back({record.topic, std::string(record.key), std::string(record.value)});
+            tags_.push_back(record.tag);
         }
         changed_.notify_all();
         return kafka::Enqueued::ok;
     }
-    void purge_queued() noexcept override {}
     [[nodiscard]] bool available() const noexcept override { return true; }
 
     struct Taken {
