@@ -182,15 +182,16 @@ private:
     [[nodiscard]] std::string text() const {
         const std::uint64_t first = milliseconds_ << 16 | std::uint64_t{7} << 12 | high_;
         const std::uint64_t second = std::uint64_t{2} << 62 | low_;
-        constexpr std::string_view kHexDigits = "0123456789abcdef";
         std::string out = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-        unsigned digit = 0;
-        for (char& c : out) {
-            if (c == '-') continue;
-            const auto half = digit < 16 ? first : second;
-            c = kHexDigits[half >> (60 - digit % 16 * 4) & 0xF];
-            ++digit;
-        }
+        const auto put = [&out](std::size_t at, std::uint64_t bits, int digits) {
+            for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4)
+                out[at++] = "0123456789abcdef"[bits >> shift & 0xF];
+        };
+        put(0, first >> 32, 8);
+        put(9, first >> 16, 4);
+        put(14, first, 4);
+        put(19, second >> 48, 4);
+        put(24, second, 12);
         return out;
     }
 

@@ -34,6 +34,17 @@ constexpr std::size_t kKeptNodes = std::size_t{1} << 16;
 constexpr unsigned kFlags = rapidjson::kParseInsituFlag | rapidjson::kParseIterativeFlag |
                             rapidjson::kParseNumbersAsStringsFlag | rapidjson::kParseValidateEncodingFlag;
 
+/// Whether the eight bytes there are ASCII characters that stand for themselves in a JSON string.
+bool eight_plain(const char* at) noexcept {
+    constexpr std::uint64_t kEach = 0x0101010101010101;
+    std::uint64_t bytes = 0;
+    std::memcpy(&bytes, at, sizeof bytes);
+    const std::uint64_t quotes = bytes ^ kEach * '"';
+    const std::uint64_t backslashes = bytes ^ kEach * '\\';
+    const std::uint64_t below = (bytes - kEach * 0x20) | (quotes - kEach) | (backslashes - kEach);
+    return ((below | bytes) & kEach * 0x80) == 0;
+}
+
 /// RapidJSON's UTF-8 with a quick way through runs of plain ASCII, which it would validate and copy byte by byte.
 struct Utf8 : rapidjson::UTF8<> {
     using Stream = rapidjson::GenericInsituStringStream<Utf8>;
@@ -60,16 +71,6 @@ private:
     static bool is_plain(char c) noexcept {
         const auto byte = static_cast<unsigned char>(c);
         return byte >= 0x20 && byte < 0x80 && c != '"' && c != '\\';
-    }
-
-    static bool eight_plain(const char* at) noexcept {
-        constexpr std::uint64_t kEach = 0x0101010101010101;
-        std::uint64_t bytes = 0;
-        std::memcpy(&bytes, at, sizeof bytes);
-        const std::uint64_t quotes = bytes ^ kEach * '"';
-        const std::uint64_t backslashes = bytes ^ kEach * '\\';
-        const std::uint64_t below = (bytes - kEach * 0x20) | (quotes - kEach) | (backslashes - kEach);
-        return ((below | bytes) & kEach * 0x80) == 0;
     }
 };
 
@@ -360,6 +361,8 @@ void append_string(std::string& out, std::string_view text) {
     out.append(1, '"');
     std::size_t plain = 0;  // start of what was not copied yet
     for (std::size_t i = 0; i < text.size(); ++i) {
+        while (text.size() - i > 8 && eight_plain(text.data() + i))
+            i += 8;
         const auto c = static_cast<unsigned char>(text[i]);
         if (c >= 0x20 && c != '"' && c != '\\') continue;
         out.append(text.substr(plain, i - plain)).append(1, '\\');
