@@ -37,19 +37,25 @@ constexpr pg::Statement kCounters{"counters", R"(
     select 0, generation, applied collate "C", as_of, null, null from counters.api_progress
     order by part desc, key)"};
 
-// $2 and $3 bound the starts of the bins, $4 is the last start of the page before.
+// $2 and $3 bound the starts of the bins. Reads $5 windows at most: if there are as many, the last row says which bin
+// the last one is in.
 constexpr pg::Statement kWindows{"counter_windows", R"(
+    with binned as materialized (
+        select generation, bin_start, sum(value) as value, sum(count) as count, count(*) as windows
+        from (select generation, date_bin(make_interval(secs => $4), window_start, timestamptz 'epoch') as bin_start, value, count
+              from counters.api_counter_windows
+              where key = $1 and window_start >= $2 and window_start < $3
+              order by counters.api_counter_windows.window_start limit $5) as scanned
+        group by generation, bin_start)
     (select 2 as part, generation, (extract(epoch from bin_start) * 1000000)::bigint::text as start_us,
-            sum(value)::text, sum(count)::text, bin_start
-     from (select generation, date_bin(make_interval(secs => $5), window_start, timestamptz 'epoch') as bin_start, value, count
-           from counters.api_counter_windows
-           where key = $1 and window_start >= $2 and window_start < $3) as binned
-     where $4::timestamptz is null or bin_start > $4
-     group by generation, bin_start order by bin_start limit $6)
+            value::text, count::text, bin_start
+     from binned order by binned.bin_start limit $6)
     union all
     select 1, generation, key, null, null, null from counters.api_counters where key = $1
     union all
-    select 0, generation, applied, as_of, null, null from counters.api_progress
+    select 0, generation, applied, as_of,
+           (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $5), null
+    from counters.api_progress
     order by part desc, bin_start)"};
 
 /// An increment is a key of 256 bytes, each up to six in escapes, and a number.
@@ -109,7 +115,7 @@ void get_counter(Reads& reads, const http::Request& request, http::Reply reply) 
                             .instant("updatedAt", rows.instant(0, 5))
                             .finish()};
     };
-    reads.answer(std::move(read), {kCounter, params, render});
+    reads.answer(read, {kCounter, params, render});
 }
 
 void get_counters(Reads& reads, const http::Request& request, http::Reply reply) {
@@ -139,10 +145,10 @@ void get_counters(Reads& reads, const http::Request& request, http::Reply reply)
             items.number(rows.text(row, 4));
             items.instant(rows.instant(row, 5));
         }
-        auto next = shown < look.items ? make_cursor(kCursor, rows.text(shown - 1, 2)) : std::string();
-        return {.body = items.finish(next), .next_cursor = std::move(next)};
+        const auto next = shown < look.items ? make_cursor(kCursor, rows.text(shown - 1, 2)) : std::string();
+        return {.body = items.finish(next), .next_cursor = next};
     };
-    reads.answer(std::move(read), {kCounters, params, render});
+    reads.answer(read, {kCounters, params, render});
 }
 
 void get_windows(Reads& reads, const http::Request& request, http::Reply reply) {
@@ -160,14 +166,17 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
     auto read = reads.begin(request, std::move(reply), query, stream(), kListMedia, std::move(violations));
     if (!read) return;
     read->entity = key;
-    const auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
-    const auto params = [key, bins, step, page, after] {
+    auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
+    if (after) bins = bins_after(bins, *after, step);
+    // Anyone's increment counts in the partition where it lands.
+    const auto rows_per_window = reads.watch().log(read->stream).partitions();
+    const auto params = [key, bins, step, page, rows_per_window] {
         pg::Params given;
         given.add(key)
             .add(bins.from)
             .add(bins.to)
-            .add_optional(after)
             .add(std::int64_t{step.count()})
+            .add(rows_of_page(page, step, rows_per_window))
             .add(page.limit + 1);
         return given;
     };
@@ -175,7 +184,10 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
         const auto& rows = look.rows;
         // The row after the windows says that there is such a counter.
         if (look.items == 0 || rows.integer(look.items - 1, 0) == kWindowPart) return {.missing = kNoSuchCounter};
-        const auto windows = look.items - 1;
+        auto windows = look.items - 1;
+        const auto cut_off = look.cut_off(4);
+        while (cut_off && windows > 0 && rows.instant(windows - 1, 2) >= *cut_off)
+            --windows;
         const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
         Items items(asked.media, kColumns);
         for (std::size_t row = 0; row < shown; ++row) {
@@ -183,10 +195,15 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
             items.number(rows.text(row, 3));
             items.number(rows.text(row, 4));
         }
-        auto next = shown < windows ? make_cursor(kCursor, rows.text(shown - 1, 2)) : std::string();
-        return {.body = items.finish(next), .next_cursor = std::move(next)};
+        std::string next;
+        if (shown < windows) {
+            next = make_cursor(kCursor, rows.text(shown - 1, 2));
+        } else if (cut_off) {
+            next = make_cursor(kCursor, make_instant_key(*cut_off - std::chrono::microseconds(1)));
+        }
+        return {.body = items.finish(next), .next_cursor = next};
     };
-    reads.answer(std::move(read), {kWindows, params, render});
+    reads.answer(read, {kWindows, params, render});
 }
 
 }  // namespace

@@ -19,6 +19,8 @@
 #include "producer/event_publisher.h"
 #include "schemas/catalogue.h"
 
+#include <arpa/inet.h>
+
 #include <cstdint>
 #include <exception>
 #include <iostream>
@@ -75,6 +77,11 @@ std::optional<Endpoint> read_endpoint(const std::string& text) {
     return Endpoint{std::move(address), static_cast<std::uint16_t>(std::stoi(port))};
 }
 
+bool is_numeric(const std::string& address) {
+    in6_addr parsed{};
+    return ::inet_pton(AF_INET, address.c_str(), &parsed) == 1 || ::inet_pton(AF_INET6, address.c_str(), &parsed) == 1;
+}
+
 bool is_loopback(const std::string& address) {
     return address.starts_with("127.") || address == "::1";
 }
@@ -84,6 +91,9 @@ std::vector<std::string> check(const Options& options) {
     const auto endpoint = read_endpoint(options.listen);
     if (!endpoint) {
         wrong.push_back("listen: \"" + options.listen + "\" is not ADDRESS:PORT, e.g. 127.0.0.1:3333");
+    } else if (!is_numeric(endpoint->address)) {
+        wrong.push_back("listen: " + endpoint->address +
+                        " is a name, which may mean several addresses; give one, e.g. 127.0.0.1:3333");
     } else if (!is_loopback(endpoint->address) && !options.allow_open) {
         wrong.push_back(
             "listen: " + endpoint->address +

@@ -1,5 +1,6 @@
 #include "api/problem.h"
 
+#include "infra/base/log.h"
 #include "schemas/json.h"
 
 #include <algorithm>
@@ -34,8 +35,8 @@ const ProblemType kContentTooLarge{"content_too_large", 413, "The body is too la
 const ProblemType kTargetTooLong{"target_too_long", 414, "The target is too long",
                                  "The path and query are longer than the server reads.", "Shorten them."};
 const ProblemType kUnsupportedMediaType{"unsupported_media_type", 415, "The body's media type is not supported",
-                                        "The route does not read bodies of this Content-Type.",
-                                        "Send Content-Type: application/json."};
+                                        "The route does not read bodies of this Content-Type or Content-Encoding.",
+                                        "Send Content-Type: application/json, not compressed."};
 const ProblemType kFromTheFuture{
     "from_the_future", 422, "The event lies in the future",
     "The event is said to happen more than one hour from now. It would pin the current state, so it is not written.",
@@ -166,12 +167,22 @@ const ProblemType* problem_of_503(const http::Request* request) noexcept {
     return reads ? &problems::kUnavailable : &problems::kOutcomeUnknown;
 }
 
+/// What a bug's victim is told to report must be found in the log.
+void log_internal(const Problem& problem, const TraceId& trace) {
+    if (problem.type != &problems::kInternal) return;
+    std::string id;
+    append_hex(id, trace);
+    base::log::error("internal_error", {{"trace_id", id}});
+}
+
 http::Response respond(const Problem& problem, const http::Request* request) {
     http::Response response;
     response.status = problem.type->status;
     response.content_type = kProblemJson;
     if (response.status == 503) response.headers.emplace_back("Retry-After", "1");
-    response.body = body_of(problem, request != nullptr ? trace_of(*request) : trace_of(http::Request{}));
+    const auto trace = request != nullptr ? trace_of(*request) : trace_of(http::Request{});
+    response.body = body_of(problem, trace);
+    log_internal(problem, trace);
     return response;
 }
 
@@ -221,15 +232,18 @@ TraceId trace_of(const http::Request& request) noexcept {
 
 void append_hex(std::string& out, std::span<const std::uint8_t> bytes) {
     constexpr std::string_view kDigits = "0123456789abcdef";
+    auto at = out.size();
+    out.resize(at + 2 * bytes.size());
     for (const auto byte : bytes) {
-        out.push_back(kDigits[byte >> 4U]);
-        out.push_back(kDigits[byte & 15U]);
+        out[at++] = kDigits[byte >> 4U];
+        out[at++] = kDigits[byte & 15U];
     }
 }
 
 void send_problem(http::Reply& reply, const Problem& problem, const TraceId& trace, std::string_view header_lines) {
     std::string lines(header_lines);
     if (problem.type->status == 503) lines.append(kRetryAfter);
+    log_internal(problem, trace);
     reply.send(problem.type->status, kProblemJson, lines, body_of(problem, trace));
 }
 

@@ -28,9 +28,22 @@ std::string stale_detail(const Read& read, const std::optional<schemas::Timestam
     return detail;
 }
 
+/// What a request's target may hold but a URI may not is escaped, or a `>` would end the link.
+void append_uri(std::string& uri, std::string_view target) {
+    for (const char c : target) {
+        if (std::string_view(R"("<>\^`{|})").find(c) == std::string_view::npos) {
+            uri.push_back(c);
+        } else {
+            uri.push_back('%');
+            append_hex(uri, std::array{static_cast<std::uint8_t>(c)});
+        }
+    }
+}
+
 /// The target without its cursor, up to where the next cursor's value goes.
 std::string link_of(const http::Request& request) {
-    std::string link(request.path);
+    std::string link;
+    append_uri(link, request.path);
     link.push_back('?');
     for (auto rest = request.query; !rest.empty();) {
         const auto at = std::min(rest.find('&'), rest.size());
@@ -38,7 +51,8 @@ std::string link_of(const http::Request& request) {
         rest.remove_prefix(std::min(at + 1, rest.size()));
         const auto name = http::percent_decode(parameter.substr(0, parameter.find('=')), true);
         if (parameter.empty() || name == "cursor") continue;
-        link.append(parameter).push_back('&');
+        append_uri(link, parameter);
+        link.push_back('&');
     }
     return link.append("cursor=");
 }
@@ -220,11 +234,12 @@ void Reads::wait_idle() {
     idle_.wait(lock, [this] { return under_way_ == 0; });
 }
 
-void Reads::look(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then) {
-    run(statement, std::move(params), std::move(then), kRuns);
+void Reads::look(const pg::Statement& statement, const std::function<pg::Params()>& params, const LookCallback& then) {
+    run(statement, params, then, kRuns);
 }
 
-void Reads::run(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then, int runs_left) {
+void Reads::run(const pg::Statement& statement, const std::function<pg::Params()>& params, const LookCallback& then,
+                int runs_left) {
     // Copies, as the pool may refuse the call and then the caller must still be answered.
     const auto on_result = [this, &statement, params, then, runs_left](pg::QueryResult result) {
         if (result.error) {
@@ -265,7 +280,7 @@ void Reads::fail(Read& read, const ProblemType& problem) {
     send_problem(read.reply, {.type = &problem, .detail = std::move(detail)}, read.trace);
 }
 
-void Reads::answer(std::shared_ptr<Read> read, Question question) {
+void Reads::answer(const std::shared_ptr<Read>& read, Question question) {
     when_fresh(read, [this, read, question = std::move(question)] {
         look(question.statement, question.params,
              [this, read, render = question.render](std::variant<Look, const ProblemType*> looked) {
@@ -315,13 +330,14 @@ void Reads::append_freshness(std::string& lines, const Freshness& fresh) const {
         lines.append("\r\n");
     }
     if (!fresh.position.empty()) lines.append("Applied-Position: ").append(fresh.position).append("\r\n");
+    lines.append("Cache-Control: no-cache\r\n");
 }
 
 void Reads::send(Read& read, std::string_view body, std::string_view etag, const Freshness& fresh,
                  std::string_view next_cursor) const {
     std::string lines;
     append_freshness(lines, fresh);
-    lines.append("ETag: ").append(etag).append("\r\nCache-Control: no-cache\r\n");
+    lines.append("ETag: ").append(etag).append("\r\n");
     if (!read.next_link.empty()) lines.append("Vary: Accept\r\n");
     if (!next_cursor.empty())
         lines.append("Link: <").append(read.next_link).append(next_cursor).append(">; rel=\"next\"\r\n");

@@ -95,10 +95,15 @@ public:
         pg::Rows rows;
         std::size_t items = 0;
         Progress progress;
+
+        /// Of a page of bins, whose statement says so in `column` of the progress: the bin that may be incomplete.
+        [[nodiscard]] std::optional<schemas::Timestamp> cut_off(std::size_t column) const {
+            return rows.cell(items, column) ? std::optional(rows.instant(items, column)) : std::nullopt;
+        }
     };
     using LookCallback = std::function<void(std::variant<Look, const ProblemType*>)>;
     /// Runs a statement as described above. `then` is called once, maybe before this returns, and must not block.
-    void look(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then);
+    void look(const pg::Statement& statement, const std::function<pg::Params()>& params, const LookCallback& then);
 
     /// Answers a read whose look came to nothing.
     static void fail(Read& read, const ProblemType& problem);
@@ -109,10 +114,10 @@ public:
         std::function<Found(const Look&, const Read&)> render;
     };
     /// The whole of a plain read: when_fresh, look, render, send.
-    void answer(std::shared_ptr<Read> read, Question question);
+    void answer(const std::shared_ptr<Read>& read, Question question);
 
     [[nodiscard]] Freshness freshness(const Read& read, const Progress& progress) const;
-    /// Data-As-Of, Age and Applied-Position.
+    /// Data-As-Of, Age and Applied-Position; and Cache-Control, as a cache must not keep what it cannot see grow old.
     void append_freshness(std::string& header_lines, const Freshness& freshness) const;
     /// Answers 200 or 304 with `etag` (quoted, maybe weak).
     void send(Read& read, std::string_view body, std::string_view etag, const Freshness& freshness,
@@ -125,7 +130,8 @@ public:
     [[nodiscard]] const base::Clock& clock() const noexcept { return clock_; }
 
 private:
-    void run(const pg::Statement& statement, std::function<pg::Params()> params, LookCallback then, int runs_left);
+    void run(const pg::Statement& statement, const std::function<pg::Params()>& params, const LookCallback& then,
+             int runs_left);
 
     pg::QueryPool& pool_;
     ProgressWatch& watch_;

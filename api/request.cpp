@@ -8,6 +8,7 @@
 #include <array>
 #include <charconv>
 #include <limits>
+#include <utility>
 
 namespace tidemark::api {
 namespace {
@@ -62,13 +63,15 @@ void violate(Violations& violations, std::string pointer, std::string detail) {
         violations.push_back({std::move(pointer), std::move(detail)});
 }
 
-/// A quality in thousandths; nullopt when malformed.
+/// A quality in thousandths; nullopt when malformed. Java's HttpURLConnection writes ".2" into each of its requests.
 std::optional<int> read_quality(std::string_view text) noexcept {
-    if (text.empty() || text.size() > 5 || (text[0] != '0' && text[0] != '1')) return std::nullopt;
-    if (text.size() > 1 && text[1] != '.') return std::nullopt;
-    int quality = (text[0] - '0') * 1000;
+    const std::size_t point = text.starts_with('.') ? 0 : 1;
+    if (text.empty() || text == "." || text.size() > point + 4) return std::nullopt;
+    if (point > 0 && text[0] != '0' && text[0] != '1') return std::nullopt;
+    if (text.size() > point && text[point] != '.') return std::nullopt;
+    int quality = point > 0 ? (text[0] - '0') * 1000 : 0;
     int scale = 100;
-    for (const char c : text.substr(std::min<std::size_t>(2, text.size()))) {
+    for (const char c : text.substr(std::min(point + 1, text.size()))) {
         if (c < '0' || c > '9') return std::nullopt;
         quality += (c - '0') * scale;
         scale /= 10;
@@ -209,6 +212,8 @@ std::optional<Media> choose_media(std::string_view accept, std::span<const Media
 
 Wishes read_wishes(const http::Request& request, const Query& query, Violations& violations) {
     Wishes wishes;
+    bool has_wait = false;
+    bool has_handling = false;
     for (const auto& [name, value] : request.fields) {
         if (http::equal_ignoring_case(name, "cache-control")) {
             for (auto rest = value; !rest.empty();) {
@@ -217,16 +222,19 @@ Wishes read_wishes(const http::Request& request, const Query& query, Violations&
                 if (!http::equal_ignoring_case(directive, "max-age")) continue;
                 // A year is older than any answer, and stays far from where instants overflow.
                 constexpr std::int64_t kYear = 366LL * 24 * 3600;
-                if (const auto seconds = read_digits(argument))
-                    wishes.max_age = std::chrono::seconds(std::min(*seconds, kYear));
+                if (const auto seconds = read_digits(argument)) {
+                    const std::chrono::seconds age(std::min(*seconds, kYear));
+                    wishes.max_age = std::min(wishes.max_age.value_or(age), age);
+                }
             }
         } else if (http::equal_ignoring_case(name, "prefer")) {
             for (auto rest = value; !rest.empty();) {
                 auto preference = take(rest, ',');
                 const auto [token, argument] = split_directive(take(preference, ';'));
-                if (http::equal_ignoring_case(token, "handling"))
+                // Of a preference that is given twice the first one counts (RFC 7240).
+                if (http::equal_ignoring_case(token, "handling") && !std::exchange(has_handling, true))
                     wishes.lenient = http::equal_ignoring_case(argument, "lenient");
-                if (!http::equal_ignoring_case(token, "wait")) continue;
+                if (!http::equal_ignoring_case(token, "wait") || std::exchange(has_wait, true)) continue;
                 if (const auto seconds = read_digits(argument)) {
                     wishes.wait = std::chrono::seconds(std::min<std::int64_t>(*seconds, Wishes::kMaxWait.count()));
                 }
@@ -283,9 +291,11 @@ Page read_page(const Query& query, char kind, Violations& violations) {
     }
     if (const auto text = query.get("cursor")) {
         if (!text->empty() && text->front() == kind) page.after = read_hex(text->substr(1));
-        // It came out of a sort key, so one that is no UTF-8 was never ours.
-        if (page.after && (!schemas::json::is_utf8(*page.after) || page.after->find('\0') != std::string::npos))
+        // It came out of a sort key, so one that is empty or no UTF-8 was never ours.
+        if (page.after && (page.after->empty() || !schemas::json::is_utf8(*page.after) ||
+                           page.after->find('\0') != std::string::npos)) {
             page.after.reset();
+        }
         if (!page.after) violate(violations, "?cursor", "is not a cursor of this list");
     }
     return page;
@@ -300,6 +310,10 @@ std::optional<schemas::Timestamp> read_instant_key(const Page& page, Violations&
     if (read.ec == std::errc{} && read.ptr == end && instant >= kStartOfTime && instant <= kEndOfTime) return instant;
     violate(violations, "?cursor", "is not a cursor of this list");
     return std::nullopt;
+}
+
+std::string make_instant_key(schemas::Timestamp instant) {
+    return std::to_string(instant.time_since_epoch().count());
 }
 
 std::string make_cursor(char kind, std::string_view sort_key) {
@@ -330,6 +344,18 @@ Bins bins_of(const InstantRange& range, std::chrono::seconds step, schemas::Time
     constexpr std::chrono::hours kDefaultLength{1};
     return {ceil_to_step(range.from.value_or(range.to.value_or(log_end) - kDefaultLength), step),
             ceil_to_step(range.to.value_or(kEndOfTime), step)};
+}
+
+std::int64_t rows_of_page(const Page& page, std::chrono::seconds step, std::int64_t rows_per_window) noexcept {
+    constexpr std::int64_t kMostRows = 100'000;  // 0.1 s of the database, far below the query's time-out
+    // Nobody knows how many partitions there are until the log is known.
+    const auto rows_per_bin = step / schemas::kWindowLength * std::max<std::int64_t>(rows_per_window, 1);
+    // A cursor may stand within its bin, which then yields nothing more. And each page must get on by one bin.
+    return std::max(std::min((page.limit + 2) * rows_per_bin, kMostRows), 2 * rows_per_bin + 1);
+}
+
+Bins bins_after(const Bins& bins, schemas::Timestamp after, std::chrono::seconds step) noexcept {
+    return {std::max(bins.from, ceil_to_step(after + std::chrono::microseconds(1), step)), bins.to};
 }
 
 WriteHeaders read_write_headers(const http::Request& request, Violations& violations) {

@@ -78,6 +78,7 @@ struct Page {
 Page read_page(const Query& query, char kind, schemas::Violations& violations);
 /// The cursor's sort key of a list by instant, which is its microseconds.
 std::optional<schemas::Timestamp> read_instant_key(const Page& page, schemas::Violations& violations);
+std::string make_instant_key(schemas::Timestamp instant);
 std::string make_cursor(char kind, std::string_view sort_key);
 
 /// The first and the last instant that is written with four digits of a year: what Postgres and our texts both know.
@@ -103,6 +104,13 @@ struct Bins {
 /// The bins that `range` asks for: those with from <= start < to. Without `to` there is no end (an event may lie an
 /// hour ahead); without `from` they begin an hour before `to`, or before `log_end` without either.
 Bins bins_of(const InstantRange& range, std::chrono::seconds step, schemas::Timestamp log_end) noexcept;
+
+/// How many rows of ten-second windows a page of bins reads: as many as its bins can hold and some more, but about
+/// 100,000 at most, so that no range is too long to be answered. When that many are found, the bin of the last one may
+/// be incomplete: it belongs to the next page.
+std::int64_t rows_of_page(const Page& page, std::chrono::seconds step, std::int64_t rows_per_window) noexcept;
+/// The bins that are left behind a page that ended with the bin `after`.
+Bins bins_after(const Bins& bins, schemas::Timestamp after, std::chrono::seconds step) noexcept;
 
 /// What every write may carry.
 struct WriteHeaders {

@@ -13,8 +13,12 @@ http::Router make_routes(const Services& services) {
     add_counters(router, services.writer, services.reads);
     add_vehicles(router, services.writer, services.reads, services.cache);
     add_health(router, services.health);
-    http::add_operations(router, services.metrics, [health = services.health] { return not_ready_because(health); },
+    // An unknown parameter is refused here as on every other route.
+    http::Router operations;
+    http::add_operations(operations, services.metrics, [health = services.health] { return not_ready_because(health); },
                          {.refresh = services.refresh_metrics, .problem = not_ready_problem});
+    for (const auto& route : operations.routes())
+        add_plain(router, route.path, route.handler);
     add_pages(router);
     return router;
 }

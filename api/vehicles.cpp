@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -106,7 +105,7 @@ constexpr pg::Statement kVehiclesAt{"vehicles_at", R"(
     order by part desc, sort_id)"};
 
 // Part 1 says that there is such a vehicle. ($4, $5) is the last row of the page before.
-constexpr pg::Statement kStates{"vehicle_states", R"(
+constexpr pg::Statement kHistory{"vehicle_states", R"(
     (select 2 as part, generation, state, (extract(epoch from occurred_at) * 1000000)::bigint::text as occurred_us,
             (extract(epoch from recorded_at) * 1000000)::bigint::text, partition::text, "offset"::text,
             occurred_at as sort_instant, "offset" as sort_offset
@@ -121,18 +120,27 @@ constexpr pg::Statement kStates{"vehicle_states", R"(
     select 0, generation, applied, as_of, null, null, null, null, null from vehicles.api_progress
     order by part desc, sort_instant desc, sort_offset desc)"};
 
-// ($4, $5) is the last row of the page before.
+// ($4, $5) is the last row of the page before. Reads $7 rows of windows at most, whatever their state: if there are as
+// many, the last row says which bin the last one is in.
 constexpr pg::Statement kWindows{"vehicle_windows", R"(
+    with binned as materialized (
+        select generation, bin_start, state, sum(count) as count, count(*) as windows
+        from (select generation, date_bin(make_interval(secs => $6), window_start, timestamptz 'epoch') as bin_start,
+                     state collate "C" as state, count
+              from vehicles.api_vehicle_windows
+              where window_start >= $1 and window_start < $2
+              order by vehicles.api_vehicle_windows.window_start limit $7) as scanned
+        group by generation, bin_start, state)
     (select 1 as part, generation, (extract(epoch from bin_start) * 1000000)::bigint::text as start_us, state,
-            sum(count)::text, bin_start, state as sort_state
-     from (select generation, date_bin(make_interval(secs => $6), window_start, timestamptz 'epoch') as bin_start,
-                  state collate "C" as state, count
-           from vehicles.api_vehicle_windows
-           where window_start >= $1 and window_start < $2 and ($3::text is null or state = $3)) as binned
-     where $4::timestamptz is null or (bin_start, state) > ($4, $5::text collate "C")
-     group by generation, bin_start, state order by bin_start, state limit $7)
+            count::text, bin_start, state as sort_state
+     from binned
+     where ($3::text is null or state = $3) and ($4::timestamptz is null or (bin_start, state) > ($4, $5::text collate "C"))
+     order by binned.bin_start, binned.state limit $8)
     union all
-    select 0, generation, applied, as_of, null, null, null::text collate "C" from vehicles.api_progress
+    select 0, generation, applied, as_of,
+           (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $7),
+           null, null::text collate "C"
+    from vehicles.api_progress
     order by part desc, bin_start, sort_state)"};
 
 /// As many vehicles as one page of a list at an instant looks at: some 10 us each, so well below the statement's
@@ -142,6 +150,7 @@ constexpr std::int64_t kMaxScanned = 10'000;
 /// An answer may not be older than a minute; tables that lag more than this leave the cache no room.
 constexpr std::chrono::seconds kMaxLag{10};
 
+constexpr std::array kStates{vehicles::State::quoted, vehicles::State::selling, vehicles::State::sold};
 constexpr std::size_t kMaxBodyBytes = 64 * 1024;
 constexpr std::int64_t kAnyOffset = std::numeric_limits<std::int64_t>::max();
 
@@ -163,10 +172,8 @@ std::optional<std::string> read_state_filter(const Query& query, Violations& vio
     return std::string(*text);
 }
 
-std::optional<std::int64_t> read_number(std::string_view text) noexcept {
-    std::int64_t number = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    return error == std::errc{} && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
+std::optional<std::int64_t> read_offset(std::string_view text) noexcept {
+    return json::to_integer(text, 0, kAnyOffset);
 }
 
 /// A cursor's sort key "<microseconds>.<rest>".
@@ -211,7 +218,6 @@ void put_vehicle(LogWriter& writer, const http::Request& request, http::Reply re
 }
 
 void post_state(LogWriter& writer, const http::Request& request, http::Reply reply) {
-    constexpr std::array kChoices{vehicles::State::quoted, vehicles::State::selling, vehicles::State::sold};
     constexpr std::size_t kMaxInstantBytes = 64;  // an instant has 35 at most; what is longer is none, and is not read
     Violations violations;
     vehicles::StateChanged event;
@@ -219,10 +225,10 @@ void post_state(LogWriter& writer, const http::Request& request, http::Reply rep
     std::optional<Timestamp> occurred_at;
     const auto body = read_body(request);
     if (body) {
-        std::array<std::string_view, kChoices.size()> names;
-        std::transform(kChoices.begin(), kChoices.end(), names.begin(), vehicles::to_string);
+        std::array<std::string_view, kStates.size()> names;
+        std::transform(kStates.begin(), kStates.end(), names.begin(), vehicles::to_string);
         schemas::Members members(*body, "");
-        event.state = kChoices[members.one_of("state", names)];
+        event.state = kStates[members.one_of("state", names)];
         const bool has_instant = body->is(json::Kind::object) && body->find("occurredAt");
         const auto instant = has_instant ? members.text("occurredAt", kMaxInstantBytes) : std::string_view();
         if (!instant.empty()) {
@@ -354,7 +360,7 @@ void get_vehicle(Reads& reads, const http::Request& request, http::Reply reply) 
             }
             return render_vehicle(asked.entity, now);
         };
-        reads.answer(std::move(read), {kVehicle, params, render});
+        reads.answer(read, {kVehicle, params, render});
         return;
     }
     const auto params = [id, at, below_offset] { return as_of_params(id, at.value_or(kEndOfTime), below_offset); };
@@ -364,7 +370,7 @@ void get_vehicle(Reads& reads, const http::Request& request, http::Reply reply) 
         if (has_instant && !as_of.has_state) return {.missing = kNotYet};
         return render_vehicle(asked.entity, as_of);
     };
-    reads.answer(std::move(read), {kVehicleAt, params, render});
+    reads.answer(read, {kVehicleAt, params, render});
 }
 
 void get_vehicles(Reads& reads, const http::Request& request, http::Reply reply) {
@@ -415,7 +421,7 @@ void get_vehicles(Reads& reads, const http::Request& request, http::Reply reply)
         }
         return {.body = items.finish(next), .next_cursor = next};
     };
-    reads.answer(std::move(read), {at ? kVehiclesAt : state ? kVehiclesByState : kVehicles, params, render});
+    reads.answer(read, {at ? kVehiclesAt : state ? kVehiclesByState : kVehicles, params, render});
 }
 
 void get_states(Reads& reads, const http::Request& request, http::Reply reply) {
@@ -429,7 +435,7 @@ void get_states(Reads& reads, const http::Request& request, http::Reply reply) {
     const auto range = read_range(query, violations);
     const auto page = read_page(query, kCursor, violations);
     const auto after = read_pair_key(page, violations);
-    const auto after_offset = after ? read_number(after->rest) : std::nullopt;
+    const auto after_offset = after ? read_offset(after->rest) : std::nullopt;
     if (after && !after_offset) violations.push_back({"?cursor", "is not a cursor of this list"});
     auto read = reads.begin(request, std::move(reply), query, stream(), kListMedia, std::move(violations));
     if (!read) return;
@@ -467,7 +473,7 @@ void get_states(Reads& reads, const http::Request& request, http::Reply reply) {
         }
         return {.body = items.finish(next), .next_cursor = next};
     };
-    reads.answer(std::move(read), {kStates, params, render});
+    reads.answer(read, {kHistory, params, render});
 }
 
 void get_windows(Reads& reads, const http::Request& request, http::Reply reply) {
@@ -481,21 +487,30 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
     const auto step = read_step(query, violations);
     const auto page = read_page(query, kCursor, violations);
     const auto after = read_pair_key(page, violations);
+    if (after && !vehicles::parse_state(after->rest)) violations.push_back({"?cursor", "is not a cursor of this list"});
     auto read = reads.begin(request, std::move(reply), query, stream(), kListMedia, std::move(violations));
     if (!read) return;
-    const auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
+    auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
+    // The cursor's bin may have more states.
+    if (after) bins = bins_after(bins, after->instant - std::chrono::microseconds(1), step);
+    const auto rows_per_window =
+        static_cast<std::int64_t>(kStates.size()) * reads.watch().log(read->stream).partitions();
 
-    const auto params = [state, bins, step, page, after] {
+    const auto params = [state, bins, step, page, after, rows_per_window] {
         pg::Params given;
         given.add(bins.from).add(bins.to).add_optional(state);
         given.add_optional(after ? std::optional(after->instant) : std::nullopt);
         given.add_optional(after ? std::optional(after->rest) : std::nullopt);
-        given.add(std::int64_t{step.count()}).add(page.limit + 1);
+        given.add(std::int64_t{step.count()}).add(rows_of_page(page, step, rows_per_window)).add(page.limit + 1);
         return given;
     };
     const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
         const auto& rows = look.rows;
-        const auto shown = std::min(look.items, static_cast<std::size_t>(page.limit));
+        auto windows = look.items;
+        const auto cut_off = look.cut_off(4);
+        while (cut_off && windows > 0 && rows.instant(windows - 1, 2) >= *cut_off)
+            --windows;
+        const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
         Items items(asked.media, kColumns);
         for (std::size_t row = 0; row < shown; ++row) {
             items.instant(rows.instant(row, 2));
@@ -503,13 +518,17 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
             items.number(rows.text(row, 4));
         }
         std::string next;
-        if (shown < look.items) {
+        if (shown < windows) {
             next =
                 make_cursor(kCursor, std::string(rows.text(shown - 1, 2)) + "." + std::string(rows.text(shown - 1, 3)));
+        } else if (cut_off) {
+            // No bin starts there, so that any state will do.
+            next = make_cursor(kCursor, make_instant_key(*cut_off - std::chrono::microseconds(1)) + "." +
+                                            std::string(vehicles::to_string(kStates.front())));
         }
         return {.body = items.finish(next), .next_cursor = next};
     };
-    reads.answer(std::move(read), {kWindows, params, render});
+    reads.answer(read, {kWindows, params, render});
 }
 
 // The state at a moment, and its cache
@@ -540,7 +559,7 @@ public:
         const bool usable = is_usable();
         if (usable && violations.empty() && request.query.empty() && !has_wishes(request)) {
             if (const auto entry = cache_.find(key, reads_.clock().steady())) {
-                send(reply, request.field("if-none-match").value_or(std::string_view()), *entry);
+                send(reply, joined_fields(request, "if-none-match"), *entry);
                 return;
             }
         }
@@ -552,7 +571,7 @@ public:
             return;
         }
         if (!read->wish) {
-            join(key, std::move(read));
+            join(key, read);
             return;
         }
         // A demanding read takes an entry that satisfies it, but waits on nobody's query, which may have begun before
@@ -597,7 +616,7 @@ private:
     }
 
     /// Takes the entry or waits for the query that is under way, or makes it.
-    void join(const VehicleCache::Key& key, std::shared_ptr<Read> read) {
+    void join(const VehicleCache::Key& key, const std::shared_ptr<Read>& read) {
         const auto joined = cache_.find_or_join(key, read, reads_.clock().steady());
         if (joined.entry) {
             send(read->reply, read->if_none_match, *joined.entry);
@@ -730,8 +749,12 @@ void add_vehicles(http::Router& router, LogWriter& writer, Reads& reads, Vehicle
     router.add({.method = http::Method::get,
                 .path = "/vehicles/{id}/timestamp/",
                 .handler = [](const http::Request& request, http::Reply reply) {
-                    send_problem(reply,
-                                 {.type = &problems::kInvalidRequest, .violations = {{"/timestamp", "is missing"}}},
+                    Violations violations;
+                    const std::array known{Reads::kAtLeast};
+                    const Query query(request.query, known, violations);
+                    read_id(request, violations);
+                    violations.push_back({"/timestamp", "is missing"});
+                    send_problem(reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)},
                                  trace_of(request));
                 }});
 }

@@ -3,6 +3,7 @@
 #include "api/problem.h"
 #include "api/request.h"
 #include "infra/base/failpoint.h"
+#include "infra/http/ascii.h"
 #include "schemas/event.h"
 #include "schemas/position.h"
 
@@ -41,13 +42,19 @@ std::string uuid_text(const EventId& id) {
     return text;
 }
 
-/// A traceparent for a request that brought none. Its trace id is the event's id, so that who has one has the other.
-void make_traceparent(std::string& out, const EventId& id) {
-    out.assign("00-");
-    append_hex(out, id);
-    out.push_back('-');
-    append_hex(out, std::span(id).last(8));
-    out.append("-00");
+/// A traceparent for a request that brought none. Its trace id is the event's, a UUID, so that who has one has the
+/// other.
+void make_traceparent(std::string& out, std::string_view id) {
+    out.assign("00-").append(id.substr(0, 8)).append(id.substr(9, 4)).append(id.substr(14, 4));
+    const auto last = out.size();
+    out.append(id.substr(19, 4)).append(id.substr(24)).append(1, '-');
+    out.append(out, last, 16).append("-00");
+}
+
+/// Whether the body is in a content coding, which nobody here undoes.
+bool is_coded(const http::Request& request) noexcept {
+    const auto coding = request.field("content-encoding");
+    return coding && !http::equal_ignoring_case(*coding, "identity");
 }
 
 /// Answers a request when its event's fate is known, on the publisher's thread or the request's own. Of just the size
@@ -131,9 +138,10 @@ void LogWriter::write(const http::Request& request, http::Reply reply, const New
     const auto id_bytes = read_uuid(id);
     auto traceparent = headers.traceparent;
     if (!traceparent) {
-        make_traceparent(made_traceparent, id_bytes);
+        make_traceparent(made_traceparent, id);
         traceparent = made_traceparent;
     }
+    const TraceId trace = headers.traceparent ? trace_of_traceparent(*traceparent) : id_bytes;
     std::string identity;
     if (headers.idempotency_key) {
         // Without accounts every caller is the same, nameless one.
@@ -153,15 +161,24 @@ void LogWriter::write(const http::Request& request, http::Reply reply, const New
                         .key = event.key,
                         .value = value,
                         .traceparent = *traceparent},
-                       Answer{std::move(reply), id_bytes, trace_of_traceparent(*traceparent), &log});
+                       Answer{std::move(reply), id_bytes, trace, &log});
 }
 
 void add_write(http::Router& router, http::Method method, std::string path, std::size_t max_body_bytes,
                LogWriter& writer, void (*handler)(LogWriter&, const http::Request&, http::Reply)) {
     router.add({.method = method,
                 .path = std::move(path),
-                .handler = [&writer, handler](const http::Request& request,
-                                              http::Reply reply) { handler(writer, request, std::move(reply)); },
+                .handler =
+                    [&writer, handler](const http::Request& request, http::Reply reply) {
+                        if (is_coded(request)) {
+                            send_problem(reply,
+                                         {.type = &problems::kUnsupportedMediaType,
+                                          .detail = "this route does not decode a Content-Encoding"},
+                                         trace_of(request), "Accept-Encoding: identity\r\n");
+                            return;
+                        }
+                        handler(writer, request, std::move(reply));
+                    },
                 .max_body_bytes = max_body_bytes,
                 .media_types = {"application/json"}});
 }

@@ -68,6 +68,19 @@ def test_keys_come_back_byte_for_byte_and_each_is_its_own(tidemark: Tidemark, ap
     assert {key.encode() for (key,) in stored} == {key.encode() for key in _keys}
 
 
+def test_a_plus_is_itself_in_a_path_and_a_space_in_a_query(api: Running) -> None:
+    written = [token(api.post("/increment", {"key": key, "value": 1})) for key in ("plus+sign", "plus sign")]
+
+    def listed(prefix: str) -> list[str]:
+        answer = _get(api, f"/counters?prefix={prefix}&at_least={','.join(written)}")
+        return [item["key"] for item in json.loads(answer.body)["items"]]
+
+    assert listed("plus+s") == listed("plus%20s") == ["plus sign"]
+    assert listed("plus%2Bs") == ["plus+sign"]
+    for segment in ("plus+sign", "plus%2Bsign"):
+        assert json.loads(_get(api, f"/counters/{segment}").body)["key"] == "plus+sign"
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -149,5 +149,9 @@ def test_one_request_shows_in_the_metrics(api: Running) -> None:
     token(api.post("/increment", {"key": "measured", "value": 1}))
 
     assert api.metric("http_request_duration_seconds_count", **labels) == before + 1
+    labels = {"method": "HEAD", "path": "/counters/{key}", "status_code": "404"}
+    before = api.metric("http_request_duration_seconds_count", **labels)
+    api.request("HEAD", "/counters/nobody%20measures%20this")
+    assert api.metric("http_request_duration_seconds_count", **labels) == before + 1, "a path is no label"
     assert api.metric("process_cpu_seconds_total") > 0
     assert api.metric("process_resident_memory_bytes") > 0

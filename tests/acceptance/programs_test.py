@@ -88,6 +88,7 @@ def test_a_checked_configuration_is_printed_without_its_secrets(tidemark: Tidema
             {"TIDEMARK_NO_SUCH_SETTING": "1"},
             ["listen", "no-such-flag", "TIDEMARK_NO_SUCH_SETTING"],
         ),
+        ("api", ["serve", "--listen", "localhost:3333", "--allow-open"], {}, ["listen: localhost is a name"]),
     ],
 )
 def test_impossible_settings_stop_the_start_and_are_all_listed(

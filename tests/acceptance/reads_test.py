@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import csv
 import io
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,13 +17,14 @@ import pytest
 import requests
 
 from stack.process import wait_for
-from support.answers import instant, places, pointers, problem, token
+from support.answers import exchange, instant, places, pointers, problem, token
 from support.fold import SECOND, Counters, Record, murmur2_partition
 from support.load import Load
 from support.tables import expected_tables
 from support.tidemark import Running, Tidemark
 
 _no_cache = {"Cache-Control": "no-cache"}
+_kinds = ["application/json", "text/csv", "application/x-ndjson"]
 
 
 def _write(api: Running, key: str, value: int = 1) -> str:
@@ -53,6 +56,7 @@ def test_an_unknown_counter_is_not_found_and_says_how_fresh_that_is(api: Running
 
     problem(answer, 404, "unknown_entity")
     assert {"Data-As-Of", "Applied-Position"} <= set(answer.headers)
+    assert answer.headers.get("Cache-Control") == "no-cache", "a cache may keep a 404, and this one ends with a write"
 
 
 def test_a_reader_sees_its_own_write_on_either_instance(api: Running, other_api: Running) -> None:
@@ -156,6 +160,29 @@ def test_data_older_than_asked_for_is_refused_until_it_is_fresh_again(api: Runni
     answer = api.get("/counters/fresh", headers={"Cache-Control": "max-age=1", "Prefer": "wait=20"})
     assert answer.status_code == 200
     assert int(answer.headers["Age"]) <= 1
+
+
+def test_a_reader_may_wait_longer_than_other_requests_take_but_only_so_many_may(
+    tidemark: Tidemark, api: Running, frozen: Callable[[], None]
+) -> None:
+    narrow = tidemark.start_api(max_waiting="1")
+    written = _write(api, "patient")
+    target = f"/counters/patient?at_least={written}"
+    sent = f"GET {target} HTTP/1.1\r\nHost: a\r\nPrefer: wait=300\r\n\r\n".encode()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        began = time.monotonic()
+        waiting = threads.submit(exchange, narrow, sent, deadline=40)
+        wait_for(lambda: narrow.metric("tidemark_reads_waiting") == 1, "the read to wait")
+        problem(narrow.get(target), 503, "overloaded")
+        # Any other request is answered within six seconds.
+        wait_for(lambda: time.monotonic() - began > 7, "the read to have waited")
+        frozen()
+        [answer] = waiting.result()
+
+    assert answer.status == 200, answer.body
+    assert json.loads(answer.body)["key"] == "patient"
+    narrow.terminate()
 
 
 def test_a_waiting_reader_pulls_the_flush_forward(make_tidemark: Callable[..., Tidemark]) -> None:
@@ -270,6 +297,72 @@ def test_a_list_goes_through_all_in_order_and_names_none_twice(api: Running, man
     assert len(clamped["items"]) == 1000
     assert "next" in clamped
     assert all(item["value"] == 2 and item["count"] == 1 for item in clamped["items"])
+
+
+def test_a_link_holds_what_its_target_may_not(api: Running) -> None:
+    written = [_write(api, f'{{"link">{number}') for number in range(3)]
+    target = '/counters?limit=1&prefix={"link">&at_least=' + ",".join(written)
+    keys = []
+
+    while target:
+        [page] = exchange(api, f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        keys += [item["key"] for item in json.loads(page.body)["items"]]
+        link = re.search(r'(?m)^Link: <([^>"{]*)>; rel="next"\r?$', page.head)
+        assert (link is not None) == ("next" in json.loads(page.body)), page.head
+        target = link[1] if link else ""
+
+    assert keys == [f'{{"link">{number}' for number in range(3)]
+
+
+def test_a_page_is_one_snapshot_and_says_of_what(
+    tidemark: Tidemark, api: Running, other_api: Running, seed: int
+) -> None:
+    """What a list shows is the fold of just the records up to its Applied-Position, however much is written."""
+    prefix = f"snapshot{seed}-"
+    load = Load(tidemark, [api, other_api], keys=16, prefix=prefix, highest=9, rate=1500, connections=8)
+    pages: list[requests.Response] = []
+    try:
+        load.wait_acked(100)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            for instance, headers in ((api, {}), (other_api, _no_cache)):
+                pages.append(instance.get(f"/counters?prefix={prefix}", headers=headers))
+    finally:
+        load.stop()
+    assert len(pages) > 20
+    tidemark.settle("counters")
+
+    records = [
+        (record, json.loads(record.value)["data"])
+        for record in tidemark.log.read("tidemark.counters")
+        if record.value is not None and (record.key or b"").startswith(prefix.encode())
+    ]
+    assert len({json.dumps(page.json()) for page in pages}) > 5, "nothing changed between the pages"
+    for page in pages:
+        applied = places(page.headers["Applied-Position"])
+        assert applied.keys() == tidemark.log.ends("tidemark.counters").keys()
+        assert re.fullmatch(r"[A-Za-z0-9._~,-]+", page.headers["Applied-Position"]), "not to be put into a URL as it is"
+        expected: dict[str, int] = {}
+        for record, data in records:
+            if record.offset <= applied[record.partition]:
+                expected[data["key"]] = expected.get(data["key"], 0) + data["value"]
+            else:
+                assert record.append_time >= instant(page.headers["Data-As-Of"]), "Data-As-Of promises more than is in"
+        assert {item["key"]: item["value"] for item in page.json()["items"]} == expected
+        # A position that was read is there for whoever asks any instance for it.
+        assert api.get(f"/counters?limit=1&at_least={page.headers['Applied-Position']}").status_code == 200
+
+
+def test_each_representation_has_a_tag_of_its_own(api: Running, many: list[str]) -> None:
+    target = "/counters?prefix=many%2F&limit=2"
+    tags = {kind: api.get(target, headers={"Accept": kind}).headers["ETag"] for kind in _kinds}
+
+    assert len(set(tags.values())) == len(_kinds)
+    for kind, tag in tags.items():
+        for other in _kinds:
+            answer = api.get(target, headers={"Accept": other, "If-None-Match": tag})
+            assert answer.status_code == (304 if other == kind else 200)
+            assert answer.headers["Vary"] == "Accept"
 
 
 def test_a_list_of_nothing_is_empty(api: Running) -> None:

@@ -25,6 +25,7 @@ _reads = [
     "/vehicles/41/timestamp/2022-09-19T10:00:00Z",
 ]
 _operations = ["/status", "/livez", "/readyz", "/startupz", "/health", "/metrics", "/version"]
+_pages = ["/", "/docs", "/openapi.json", "/problems/stale"]
 _writes = {
     "/increment": ("POST", {"key": "routes", "value": 1}),
     "/vehicles/41": ("PUT", {"make": "VW", "model": "GOLF"}),
@@ -40,7 +41,7 @@ def _something_to_read(tidemark: Tidemark, api: Running) -> None:
     tidemark.settle("vehicles")
 
 
-@pytest.mark.parametrize("path", [*_reads, *_operations])
+@pytest.mark.parametrize("path", [*_reads, *_operations, *_pages])
 def test_every_read_has_get_head_and_options(api: Running, path: str) -> None:
     api.get(path)  # so that both of the next come from the cache, where there is one
     get = api.get(path)
@@ -58,7 +59,7 @@ def test_every_read_has_get_head_and_options(api: Running, path: str) -> None:
     assert {"GET", "HEAD", "OPTIONS"} <= set(options.headers["Allow"].replace(",", " ").split())
 
 
-@pytest.mark.parametrize("path", [*_reads, *_operations])
+@pytest.mark.parametrize("path", [*_reads, *_operations, *_pages])
 def test_another_method_is_refused_with_the_ones_there_are(api: Running, path: str) -> None:
     answer = api.request("PATCH", path)
 
@@ -155,6 +156,22 @@ def test_what_accept_excludes_is_not_sent(api: Running) -> None:
 )
 def test_a_wrong_query_is_refused_with_every_violation_named(api: Running, target: str, named: list[str]) -> None:
     assert pointers(api.get(target)) == named
+
+
+@pytest.mark.parametrize("path", [*_operations, *_pages])
+def test_a_route_without_parameters_takes_none(api: Running, path: str) -> None:
+    assert pointers(api.get(f"{path}?at_least=x")) == ["?at_least"]
+    assert api.get(f"{path}?").status_code == 200
+
+
+def test_a_compressed_body_is_refused_and_not_read_as_it_stands(tidemark: Tidemark, api: Running) -> None:
+    before = tidemark.log.ends("tidemark.counters")
+
+    answer = api.post("/increment", {"key": "routes", "value": 1}, headers={"Content-Encoding": "gzip"})
+
+    problem(answer, 415, "unsupported_media_type")
+    assert answer.headers["Accept-Encoding"] == "identity"
+    assert tidemark.log.ends("tidemark.counters") == before
 
 
 @pytest.mark.parametrize("key", [b"", b" ", b"a b", "ü".encode(), b"k" * 129, b"a\tb"])
@@ -286,6 +303,27 @@ def test_the_same_idempotency_key_on_another_entity_is_another_operation(tidemar
     _keyed(api, "another entity", 1, "shared")
 
     assert _settled(tidemark, "one entity") == _settled(tidemark, "another entity") == [(1, 1)]
+
+
+def test_every_write_can_be_repeated_under_its_idempotency_key(
+    tidemark: Tidemark, api: Running, other_api: Running
+) -> None:
+    headers = {"Idempotency-Key": "one-for-all"}
+    before = tidemark.query("select sum(applied), sum(duplicates) from vehicles.offsets")
+
+    # The same key on another route is another operation, also on the same vehicle.
+    for instance in (api, other_api, api):
+        token(instance.put("/vehicles/44", {"make": "VW", "model": "GOLF"}, headers=headers))
+        token(instance.post("/vehicles/44/states", {"state": "quoted"}, headers=headers))
+        token(instance.put("/vehicles/45", {"make": "VW", "model": "GOLF"}, headers=headers))
+    tidemark.settle("vehicles")
+
+    after = tidemark.query("select sum(applied), sum(duplicates) from vehicles.offsets")
+    assert (after[0][0] - before[0][0], after[0][1] - before[0][1]) == (3, 6)
+    history = tidemark.query(
+        "select vehicle_id, kind, count(*) from vehicles.history where vehicle_id in (44, 45) group by 1, 2"
+    )
+    assert sorted(history) == [(44, "registered", 1), (44, "state_changed", 1), (45, "registered", 1)]
 
 
 def test_the_same_idempotency_key_with_other_data_is_a_dead_letter_and_the_first_wins(

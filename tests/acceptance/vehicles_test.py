@@ -210,6 +210,17 @@ def test_concurrent_misses_make_one_query(tidemark: Tidemark, api: Running) -> N
     assert sum(lookups(result) - before[result] for result in ("hit", "joined")) == 39
 
 
+def test_a_cached_answers_tag_is_found_in_any_of_the_fields_that_name_tags(api: Running) -> None:
+    target = _at(2, "2022-09-20T00:00:00Z")
+    tag = api.get(target).headers["ETag"]
+    assert _state(api, target) == ("selling", True)
+    head = f'GET {target} HTTP/1.1\r\nHost: a\r\nIf-None-Match: "other"\r\nIf-None-Match: {tag}\r\n\r\n'
+
+    [answer] = exchange(api, head.encode())
+
+    assert (answer.status, answer.body) == (304, b"")
+
+
 def test_a_demanding_read_is_not_served_from_a_cache_that_is_too_old_for_it(api: Running) -> None:
     _register(api, 3011)
     first = _change(api, 3011, "quoted", "2022-09-01T00:00:00Z")

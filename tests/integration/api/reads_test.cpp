@@ -5,10 +5,16 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <future>
+#include <map>
 #include <memory>
+#include <random>
+#include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 using namespace tidemark;
@@ -19,6 +25,22 @@ using tests::Served;
 using tests::Tables;
 
 namespace {
+
+/// Every row of a list as CSV, by its links; the number of pages goes to `pages`.
+std::vector<std::string> read_all(Served& f, std::string target, int& pages) {
+    std::vector<std::string> found;
+    for (pages = 0; !target.empty(); ++pages) {
+        REQUIRE(pages < 1'000);
+        const auto page = f.get(target, {{"Accept", "text/csv"}});
+        REQUIRE(page->status == 200);
+        const auto& body = page->body;
+        for (auto at = body.find('\n') + 1; at < body.size(); at = body.find('\n', at) + 1)
+            found.push_back(body.substr(at, body.find('\r', at) - at));
+        const auto link = page->lines.find("Link: <");
+        target = link == std::string::npos ? "" : page->lines.substr(link + 7, page->lines.find('>', link) - link - 7);
+    }
+    return found;
+}
 
 const std::string kOne = "insert into totals values ('a', 1, 1, '2026-11-20T10:00:00Z') on conflict do nothing";
 
@@ -131,19 +153,86 @@ TEST_CASE("a list is paged without a gap or a repeat, and by prefix") {
                  "insert into totals values ('j', 0, 1, now()), ('l', 0, 1, now()), ('k%', 0, 1, now())",
                  0, 9);
     std::string seen;
-    std::string target = "/counters?prefix=k&limit=4";
     int pages = 0;
-    for (; !target.empty() && pages < 20; ++pages) {
-        const auto page = f.get(target, {{"Accept", "text/csv"}});
-        REQUIRE(page->status == 200);
-        for (auto at = page->body.find('\n') + 1; at < page->body.size(); at = page->body.find('\n', at) + 1) {
-            seen += page->body.substr(at, page->body.find(',', at) - at) + " ";
-        }
-        const auto link = page->lines.find("Link: <");
-        target = link == std::string::npos ? "" : page->lines.substr(link + 7, page->lines.find('>', link) - link - 7);
-    }
+    for (const auto& row : read_all(f, "/counters?prefix=k&limit=4", pages))
+        seen += row.substr(0, row.find(',')) + " ";
     CHECK(pages == 7);
     CHECK(seen == "k% k1 k10 k11 k12 k13 k14 k15 k16 k17 k18 k19 k2 k20 k21 k22 k23 k24 k25 k3 k4 k5 k6 k7 k8 k9 ");
+}
+
+TEST_CASE("windows are summed and paged by any step and limit without a gap or a repeat") {
+    const Tables tables;
+    Served f(tables.dsn());
+    std::mt19937 random(1);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same windows in each run
+    std::set<std::tuple<std::int64_t, std::string, int>> windows;
+    while (windows.size() < 150) {
+        const std::array<std::string, 3> states{"quoted", "selling", "sold"};
+        // Three days on both sides of the epoch, most of it in their first hour.
+        const auto length = random() % 4 == 0 ? 6 * 8'640 : 360;
+        windows.emplace(10 * (static_cast<std::int64_t>(random() % length) - 3 * 8'640), states[random() % 3],
+                        static_cast<int>(random() % 2));
+    }
+    std::string counted;
+    std::string moved;
+    for (const auto& [start, state, partition] : windows) {
+        const auto place = "to_timestamp(" + std::to_string(start) + "), ";
+        const auto rest = std::to_string(partition) + ", ";
+        counted += "insert into windows values ('" + state + "', " + place + rest + "2, 1, 0, 0);";
+        moved += "insert into transitions values (" + place + "'" + state + "', " + rest + "1, 0, 0);";
+    }
+    counted += "insert into totals select key, sum(value), sum(count), now() from windows group by key";
+    tables.flush("counters", counted, 0, 9);
+    tables.flush("vehicles", moved, 0, 9);
+
+    const std::string from = "windows?from=0001-01-01T00:00:00Z&step=";
+    for (const auto& [name, length] :
+         std::vector<std::pair<std::string, std::int64_t>>{{"10s", 10}, {"1m", 60}, {"1h", 3'600}, {"1d", 86'400}}) {
+        std::map<std::pair<std::int64_t, std::string>, int> bins;
+        for (const auto& [start, state, partition] : windows)
+            ++bins[{(start + 10 * 86'400) / length * length - 10 * 86'400, state}];
+        std::vector<std::string> sold;
+        std::vector<std::string> all;
+        std::vector<std::string> sold_transitions;
+        for (const auto& [bin, count] : bins) {
+            const auto start = schemas::format_instant(schemas::Timestamp(std::chrono::seconds(bin.first)));
+            const auto number = std::to_string(count);
+            all.push_back(start + "," + bin.second + "," + number);
+            if (bin.second != "sold") continue;
+            sold.push_back(start + "," + std::to_string(2 * count) + "," + number);
+            sold_transitions.push_back(all.back());
+        }
+        for (const std::string limit : {"1", "7", "1000"}) {
+            CAPTURE(name);
+            CAPTURE(limit);
+            int pages = 0;
+            const auto end = name + "&limit=" + limit;
+            CHECK(read_all(f, "/counters/sold/" + from + end, pages) == sold);
+            CHECK(read_all(f, "/vehicles/" + from + end, pages) == all);
+            CHECK(read_all(f, "/vehicles/" + from + end + "&state=sold", pages) == sold_transitions);
+        }
+    }
+}
+
+TEST_CASE("a page of windows reads about as much as it shows, however long the range is") {
+    const Tables tables;
+    Served f(tables.dsn());
+    constexpr int kDays = 20;
+    const auto dense = "generate_series(0, " + std::to_string(kDays * 8'640 - 1) + ") n";
+    const std::string start = "timestamptz '2026-01-01Z' + n * interval '10 s'";
+    tables.flush("counters", "insert into windows select 'a', " + start + ", 0, 1, 1, 0, 0 from " + dense + ";" + kOne,
+                 0, 9);
+    tables.flush("vehicles", "insert into transitions select " + start + ", 'sold', 0, 1, 0, 0 from " + dense, 0, 9);
+
+    for (const std::string list : {"/counters/a/windows", "/vehicles/windows", "/vehicles/windows?state=quoted"}) {
+        CAPTURE(list);
+        int pages = 0;
+        const auto separator = list.find('?') == std::string::npos ? "?" : "&";
+        const auto found = read_all(f, list + separator + "from=2026-01-01T00:00:00Z&step=1d&limit=1000", pages);
+        CHECK(found.size() == (list.ends_with("quoted") ? 0 : kDays));
+        for (const auto& bin : found)
+            CHECK(bin.find(",8640") != std::string::npos);
+        CHECK(pages > 1);
+    }
 }
 
 TEST_CASE("a list at an instant goes on behind the vehicles that it looked at in vain") {

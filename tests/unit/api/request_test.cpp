@@ -87,6 +87,15 @@ TEST_CASE("wishes come from Cache-Control, Prefer and at_least") {
     CHECK(token.is_demanding());
 }
 
+TEST_CASE("of a preference given twice the first counts, of a limit to the age the strictest") {
+    const auto preferred = wishes_of({{"prefer", "wait=2, handling=lenient, wait=9"}, {"prefer", "handling=strict"}});
+    CHECK(preferred.wait == 2s);
+    CHECK(preferred.lenient);
+    CHECK_FALSE(wishes_of({{"prefer", "handling=strict, handling=lenient"}}).lenient);
+    CHECK(wishes_of({{"cache-control", "max-age=3, max-age=60"}}).max_age == 3s);
+    CHECK(wishes_of({{"cache-control", "max-age=60"}, {"cache-control", "max-age=3"}}).max_age == 3s);
+}
+
 TEST_CASE("directives that do not parse are ignored, tokens that do not parse are not") {
     for (const auto* value : {"max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-stale=3", "wait=1", ",,;="}) {
         CAPTURE(value);
@@ -132,6 +141,10 @@ TEST_CASE("the media type is the best that Accept names, and ours when it has no
     CHECK(chosen("text/html") == std::nullopt);
     CHECK(chosen("text/csv;q=0") == std::nullopt);
     CHECK(chosen("text/csv;q=2") == std::nullopt);
+    // What Java's HttpURLConnection sends unasked.
+    CHECK(chosen("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2") == Media::json);
+    CHECK(chosen("text/csv;q=.9, */*;q=.2") == Media::csv);
+    CHECK(chosen("text/csv;q=.") == std::nullopt);
     constexpr std::array kJson{Media::json};
     CHECK(choose_media("text/csv", kJson) == std::nullopt);
 }
@@ -156,7 +169,7 @@ TEST_CASE("a cursor comes back as the sort key it was made of, in its own list o
     CHECK(page.limit == 7);
     read_page(query_of(raw, violations), 'v', violations);
     CHECK(violations == Violations{{"?cursor", "is not a cursor of this list"}});
-    for (const auto* bad : {"c6", "cxx", "c+1", "", "cff", "c00"}) {
+    for (const auto* bad : {"c6", "cxx", "c+1", "", "c", "cff", "c00"}) {
         CAPTURE(bad);
         violations.clear();
         const auto text = "cursor=" + std::string(bad);
@@ -229,6 +242,20 @@ TEST_CASE("without a range the bins are those of the log's last hour and whateve
     CHECK(bins_of({std::nullopt, at("2025-01-01T10:00:00Z")}, 10s, end).from == at("2025-01-01T09:00:00Z"));
     CHECK(bins_of({at("2020-01-01T00:00:00Z"), std::nullopt}, 10s, end).from == at("2020-01-01T00:00:00Z"));
     CHECK(bins_of({std::nullopt, at("0001-01-01T00:00:00Z")}, 10s, end).from == at("0001-01-01T00:00:00Z"));
+}
+
+TEST_CASE("a page of bins reads what its bins can hold, and no range is too long for it") {
+    CHECK(rows_of_page({.limit = 50, .after = {}}, 10s, 4) == 208);
+    CHECK(rows_of_page({.limit = 50, .after = {}}, 1min, 4) == 1'248);
+    CHECK(rows_of_page({.limit = 1'000, .after = {}}, 1h, 12) == 100'000);
+    CHECK(rows_of_page({.limit = 1, .after = {}}, 24h, 12) == 207'361);  // or it would not get on
+    CHECK(rows_of_page({.limit = 50, .after = {}}, 10s, 0) == 52);
+    const Bins bins{at("2026-01-01T00:00:00Z"), at("2026-01-02T00:00:00Z")};
+    CHECK(bins_after(bins, at("2026-01-01T02:00:00Z"), 1h).from == at("2026-01-01T03:00:00Z"));
+    CHECK(bins_after(bins, at("2026-01-01T02:59:59.999999Z"), 1h).from == at("2026-01-01T03:00:00Z"));
+    CHECK(bins_after(bins, at("2025-01-01T02:00:00Z"), 1h).from == bins.from);
+    CHECK(bins_after(bins, kEndOfTime, 1h).from == kEndOfTime);
+    CHECK(bins_after(bins, kEndOfTime, 1h).to == bins.to);
 }
 
 TEST_CASE("an Idempotency-Key is 1 to 128 visible ASCII characters, once") {

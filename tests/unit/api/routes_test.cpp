@@ -1,5 +1,6 @@
 #include "api/routes.h"
 
+#include "api/request.h"
 #include "schemas/json.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/fake_sink.h"
@@ -231,11 +232,37 @@ TEST_CASE("every violation of a read is named at once") {
     CHECK(pointers(*f.get("/vehicles/-1/states?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z")) == "/id ?from");
     CHECK(pointers(*f.get("/vehicles/abc/timestamp/last%20christmas")) == "/id /timestamp");
     CHECK(pointers(*f.get("/vehicles/3/timestamp/")) == "/timestamp");
+    CHECK(pointers(*f.get("/vehicles/abc/timestamp/?at=1")) == "?at /id /timestamp");
     CHECK(pointers(*f.get("/counters/%ff/windows?cursor=w6162")) == "/key ?cursor");
     CHECK(pointers(*f.get("/counters/" + std::string(257, 'a'))) == "/key");
-    CHECK(pointers(*f.get("/status?x=1")) == "?x");
+    for (const auto* path : {"/status", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics"})
+        CHECK(pointers(*f.get(std::string(path) + "?x=1")) == "?x");
     CHECK(f.get("/counters/a", {{"Accept", "text/csv"}})->status == 406);
     CHECK(f.get("/counters", {{"Accept", "text/html"}})->status == 406);
+}
+
+TEST_CASE("a cursor with a sort key that its list cannot have is a bad one") {
+    Fixture f;
+    const auto cursor = [](char kind, const char* sort_key) { return "cursor=" + make_cursor(kind, sort_key); };
+    for (const auto& target :
+         {"/counters?" + cursor('c', ""), "/vehicles?" + cursor('v', "0"), "/vehicles?" + cursor('v', "-1"),
+          "/vehicles/3/states?" + cursor('s', "1"), "/vehicles/3/states?" + cursor('s', "1.-5"),
+          "/vehicles/3/states?" + cursor('s', "1.5.5"), "/vehicles/windows?" + cursor('t', "1"),
+          "/vehicles/windows?" + cursor('t', "1.zzz"), "/counters/a/windows?" + cursor('w', "1.sold")}) {
+        CAPTURE(target);
+        CHECK(pointers(*f.get(target)) == "?cursor");
+    }
+}
+
+TEST_CASE("a body in a coding that nobody decodes is not taken for what it would decode to") {
+    Fixture f;
+    const auto coded = [&](const char* coding) {
+        return f.send(http::Method::post, "/increment", R"({"key":"a","value":1})", {{"Content-Encoding", coding}});
+    };
+    CHECK(coded("gzip")->status == 415);
+    CHECK(coded("gzip")->lines == "Accept-Encoding: identity\r\n");
+    CHECK(coded("identity, br")->status == 415);
+    CHECK(coded("Identity")->status == 503);  // it got as far as the log, which is not there
 }
 
 TEST_CASE("what needs neither broker nor database is served without them") {
