@@ -146,8 +146,22 @@ struct Admin::State {
         return event;
     }
 
-    /// What the leaders say for the special timestamp `which`, by partition.
+    /// What the leaders say for the special timestamp `which`, by partition. A leader that changes, or that of a new
+    /// topic which not every broker has heard of, is asked again.
     std::vector<std::int64_t> offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
+        const auto until = Clock::now() + timeout;
+        base::Backoff backoff(10ms, 200ms, 1);
+        while (true) {
+            try {
+                return ask_offsets(topic, partitions, which);
+            } catch (const Error& error) {
+                if (!error.is_retryable() || Clock::now() >= until) throw;
+            }
+            std::this_thread::sleep_for(backoff.next());
+        }
+    }
+
+    std::vector<std::int64_t> ask_offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
         const Partitions list(rd_kafka_topic_partition_list_new(partitions));
         for (std::int32_t partition = 0; partition < partitions; ++partition) {
             rd_kafka_topic_partition_list_add(list.get(), topic.c_str(), partition)->offset = which;
@@ -184,7 +198,7 @@ struct Admin::State {
         while (true) {
             try {
                 if (partition_count(spec.name) == spec.partitions) {
-                    static_cast<void>(offsets(spec.name, spec.partitions, RD_KAFKA_OFFSET_END));
+                    static_cast<void>(ask_offsets(spec.name, spec.partitions, RD_KAFKA_OFFSET_END));
                     return;
                 }
                 if (Clock::now() >= until)

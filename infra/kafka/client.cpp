@@ -32,8 +32,11 @@ base::log::Level level_of(int syslog) noexcept {
 }
 
 void log_line(const rd_kafka_t* client, int syslog, const char* facility, const char* text) noexcept {
-    // A producer heeds this consumer's setting, and is told in vain that it would not.
-    if (std::strcmp(facility, "CONFWARN") == 0 && std::strstr(text, "allow.auto.create.topics") != nullptr) return;
+    // A producer heeds the first of these, a consumer's, and is told in vain that it would not. The second is said to
+    // be experimental; producer.cpp says why it is set.
+    const bool decided = std::strstr(text, "allow.auto.create.topics") != nullptr ||
+                         std::strstr(text, "enable.gapless.guarantee") != nullptr;
+    if (decided && std::strcmp(facility, "CONFWARN") == 0) return;
     base::log::write(
         level_of(syslog), "kafka_client",
         {{"client", client != nullptr ? rd_kafka_name(client) : ""}, {"facility", facility}, {"detail", text}});
