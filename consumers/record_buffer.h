@@ -12,12 +12,14 @@ namespace tidemark::consumers {
 
 /// When what is buffered has to be written.
 struct FlushLimits {
-    std::chrono::milliseconds interval{1'000};  ///< from the first record buffered
-    std::chrono::milliseconds longest{3'000};   ///< what slow flushes may stretch the interval to: together with the
-                                                ///< takeover of a dead owner it stays below ten seconds
+    std::chrono::milliseconds interval{
+        1'000};  ///< from the begin of a flush to the end of the next: how far the tables are behind
+    std::chrono::milliseconds longest{3'000};  ///< what slow flushes may stretch the interval to: together with the
+                                               ///< takeover of a dead owner it stays below ten seconds
     std::size_t records = 100'000;
     std::size_t bytes = 32 * 1024 * 1024;
-    std::chrono::milliseconds early{50};  ///< least distance of two flushes that readers asked for
+    std::chrono::milliseconds early{50};   ///< least distance of two flushes that readers asked for
+    std::chrono::milliseconds gather{20};  ///< least wait for what comes together with the first record buffered
 };
 
 /// The records of the partitions that this consumer owns, between being polled and being committed. Takes rising

@@ -69,7 +69,7 @@ StreamState::Step StreamState::next(Instant now) {
             if (!may_try) break;
             if (due(now)) return {Do::flush, {}};
             if (buffer_.empty()) return {Do::poll, options_.poll};
-            const auto until_due = duration_cast<milliseconds>(*buffer_.first() + interval_ - now);
+            const auto until_due = duration_cast<milliseconds>(due_at() - now);
             return {Do::poll, std::clamp(until_due, milliseconds(0), kPollWhileBuffered)};
         }
     }
@@ -84,12 +84,17 @@ bool StreamState::paused(Instant now) const noexcept {
 bool StreamState::due(Instant now) const {
     if (buffer_.full(options_.limits)) return true;
     const bool early = now < wanted_until_ && now - last_flush_ >= options_.limits.early;
-    if (!buffer_.empty()) return early || now - *buffer_.first() >= interval_;
+    if (!buffer_.empty()) return early || now >= due_at();
     if (!early && now - last_flush_ < interval_) return false;
     // Nothing came: only the as-of instant moves.
     return std::any_of(owned_.begin(), owned_.end(), [this](const auto& entry) {
         return newest_as_of(entry.second, buffer_.parts().at(entry.first).next).has_value();
     });
+}
+
+/// What comes after a silence waits for nothing but its companions.
+StreamState::Instant StreamState::due_at() const {
+    return std::max(last_began_ + interval_, *buffer_.first() + options_.limits.gather);
 }
 
 std::optional<Timestamp> StreamState::newest_as_of(const Owned& owned, std::int64_t next) const {
@@ -170,10 +175,12 @@ void StreamState::flushed(Flushed outcome, Instant began, Instant now) {
             }
             buffer_.committed(next, now);
             settle(now);
-            // A database that needs long for a flush gets fewer and larger ones.
+            // So early that what came right after this one was cut is in the tables within the limit, for the next one
+            // will take as long. But a database that needs long for a flush is left alone half of the time.
+            const auto& limits = options_.limits;
             const auto took = duration_cast<milliseconds>(now - began);
-            interval_ = std::clamp(2 * took, options_.limits.interval,
-                                   std::max(options_.limits.interval, options_.limits.longest));
+            interval_ = std::min(std::max(limits.interval - took, 2 * took), std::max(limits.interval, limits.longest));
+            last_began_ = began;
             break;
         }
         case Flushed::fenced:

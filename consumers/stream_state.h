@@ -127,6 +127,7 @@ public:
     [[nodiscard]] std::optional<Timestamp> as_of() const noexcept;
     /// "idle", "claiming", "consuming", "retrying" (the last flush failed), "resolving" or "fenced": for status.
     [[nodiscard]] const char* phase() const noexcept;
+    /// From the begin of the last flush to the begin of the next, as things are.
     [[nodiscard]] std::chrono::milliseconds interval() const noexcept { return interval_; }
 
     /// Everything a run can break is counted.
@@ -159,6 +160,7 @@ private:
 
     void drop();
     [[nodiscard]] bool due(Instant now) const;
+    [[nodiscard]] Instant due_at() const;
     [[nodiscard]] std::optional<Timestamp> newest_as_of(const Owned& owned, std::int64_t next) const;
     void retry_later(Instant now);
     void settle(Instant now);
@@ -175,7 +177,8 @@ private:
     bool stopping_ = false;
     std::chrono::milliseconds interval_;
     Instant retry_at_{};
-    Instant last_flush_{};
+    Instant last_flush_{};  ///< its end
+    Instant last_began_{};  ///< of the last one that committed
     Instant wanted_until_{};
     Counters counters_;
 };
