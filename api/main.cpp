@@ -12,14 +12,13 @@
 #include "infra/base/metrics.h"
 #include "infra/base/settings.h"
 #include "infra/base/shutdown.h"
+#include "infra/http/endpoint.h"
 #include "infra/http/server.h"
 #include "infra/kafka/producer.h"
 #include "infra/kafka/properties.h"
 #include "infra/postgres/query_pool.h"
 #include "producer/event_publisher.h"
 #include "schemas/catalogue.h"
-
-#include <arpa/inet.h>
 
 #include <cstdint>
 #include <exception>
@@ -58,43 +57,13 @@ struct Options {
     std::string log_level = "info";
 };
 
-struct Endpoint {
-    std::string address;
-    std::uint16_t port = 0;
-};
-
-// "127.0.0.1:3333" or "[::1]:3333"; nullopt when it is neither.
-std::optional<Endpoint> read_endpoint(const std::string& text) {
-    const auto colon = text.rfind(':');
-    if (colon == std::string::npos || colon == 0) return std::nullopt;
-    const auto port = text.substr(colon + 1);
-    if (port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != std::string::npos ||
-        std::stoi(port) > 65'535) {
-        return std::nullopt;
-    }
-    auto address = text.substr(0, colon);
-    if (address.front() == '[' && address.back() == ']') address = address.substr(1, address.size() - 2);
-    return Endpoint{std::move(address), static_cast<std::uint16_t>(std::stoi(port))};
-}
-
-bool is_numeric(const std::string& address) {
-    in6_addr parsed{};
-    return ::inet_pton(AF_INET, address.c_str(), &parsed) == 1 || ::inet_pton(AF_INET6, address.c_str(), &parsed) == 1;
-}
-
-bool is_loopback(const std::string& address) {
-    return address.starts_with("127.") || address == "::1";
-}
-
 std::vector<std::string> check(const Options& options) {
     std::vector<std::string> wrong;
-    const auto endpoint = read_endpoint(options.listen);
+    std::string why;
+    const auto endpoint = http::read_endpoint(options.listen, &why);
     if (!endpoint) {
-        wrong.push_back("listen: \"" + options.listen + "\" is not ADDRESS:PORT, e.g. 127.0.0.1:3333");
-    } else if (!is_numeric(endpoint->address)) {
-        wrong.push_back("listen: " + endpoint->address +
-                        " is a name, which may mean several addresses; give one, e.g. 127.0.0.1:3333");
-    } else if (!is_loopback(endpoint->address) && !options.allow_open) {
+        wrong.push_back("listen: " + why + ", e.g. 127.0.0.1:3333");
+    } else if (!endpoint->is_loopback() && !options.allow_open) {
         wrong.push_back(
             "listen: " + endpoint->address +
             " can be reached from other machines, and with --auth open everybody there may write; listen on 127.0.0.1, "
@@ -126,9 +95,9 @@ producer::EventPublisher::MakeSink sink_of(const Options& options) {
 
 http::ServerOptions server_options(const Options& options) {
     http::ServerOptions server;
-    const auto endpoint = read_endpoint(options.listen);
-    server.address = endpoint->address;
-    server.port = endpoint->port;
+    const auto endpoint = http::read_endpoint(options.listen).value();  // `check` has seen it
+    server.address = endpoint.address;
+    server.port = endpoint.port;
     server.threads = static_cast<unsigned>(options.http_threads);
     server.max_connections = static_cast<std::size_t>(options.max_connections);
     return server;

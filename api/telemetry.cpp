@@ -18,32 +18,14 @@ struct Telemetry::Slot {
 
 Telemetry::Telemetry(base::Metrics& metrics)
     : metrics_(metrics),
-      in_flight_(metrics.gauge("tidemark_publish_in_flight_records", "Events on their way to the log")),
-      in_flight_bytes_(metrics.gauge("tidemark_publish_in_flight_bytes", "Keys and values on their way to the log")),
+      publisher_(metrics),
       open_connections_(metrics.gauge("tidemark_http_open_connections", "Open HTTP connections")),
       cache_entries_(metrics.gauge("tidemark_vehicle_cache_entries", "Answers in the cache of vehicle states")),
       cache_bytes_(metrics.gauge("tidemark_vehicle_cache_bytes", "Memory of the cache of vehicle states")),
       reads_waiting_(metrics.gauge("tidemark_reads_waiting", "Reads that wait for fresher tables")),
       queries_queued_(metrics.gauge("tidemark_queries_queued", "Queries that wait for a database connection")),
-      broker_up_(metrics.gauge("tidemark_dependency_up", "1 while the dependency answers", {{"dependency", "kafka"}})),
       database_up_(
           metrics.gauge("tidemark_dependency_up", "1 while the dependency answers", {{"dependency", "postgres"}})) {
-    const auto outcome = [&](const char* name) {
-        return Follower{&metrics.counter("tidemark_publish_outcomes_total",
-                                         "What became of the events that requests asked to be written",
-                                         {{"outcome", name}})};
-    };
-    accepted_ = outcome("accepted");
-    overloaded_ = outcome("overloaded");
-    unavailable_ = outcome("unavailable");
-    unknown_ = outcome("unknown");
-    too_large_ = outcome("too_large");
-    const auto late = [&](const char* fate) {
-        return Follower{&metrics.counter("tidemark_publish_late_total",
-                                         "Events answered as unknown whose fate came to be known", {{"fate", fate}})};
-    };
-    late_persisted_ = late("persisted");
-    late_lost_ = late("lost");
     connections_ = {&metrics.counter("tidemark_http_connections_total", "HTTP connections accepted")};
     const auto refused = [&](const char* reason) {
         return Follower{&metrics.counter("tidemark_http_refused_total",
@@ -72,21 +54,8 @@ Telemetry::Telemetry(base::Metrics& metrics)
 
 Telemetry::~Telemetry() = default;
 
-void Telemetry::Follower::follow(std::uint64_t total) {
-    if (total <= seen) return;
-    counter->add(static_cast<double>(total - seen));
-    seen = total;
-}
-
 void Telemetry::refresh(const Readings& readings) {
-    const auto& publisher = readings.publisher;
-    accepted_.follow(publisher.accepted);
-    overloaded_.follow(publisher.overloaded);
-    unavailable_.follow(publisher.unavailable);
-    unknown_.follow(publisher.unknown);
-    too_large_.follow(publisher.too_large);
-    late_persisted_.follow(publisher.late_persisted);
-    late_lost_.follow(publisher.late_lost);
+    publisher_.refresh(readings.publisher, readings.broker_up);
     connections_.follow(readings.server.accepted);
     shed_.follow(readings.server.shed);
     malformed_.follow(readings.server.malformed);
@@ -96,14 +65,11 @@ void Telemetry::refresh(const Readings& readings) {
     cache_joins_.follow(readings.cache.joins);
     cache_misses_.follow(readings.cache.misses - readings.cache.joins);
 
-    in_flight_.set(static_cast<double>(publisher.in_flight));
-    in_flight_bytes_.set(static_cast<double>(publisher.bytes));
     open_connections_.set(static_cast<double>(readings.server.open));
     cache_entries_.set(static_cast<double>(readings.cache.entries));
     cache_bytes_.set(static_cast<double>(readings.cache.bytes));
     reads_waiting_.set(static_cast<double>(readings.reads_waiting));
     queries_queued_.set(static_cast<double>(readings.queries_queued));
-    broker_up_.set(readings.broker_up ? 1 : 0);
     database_up_.set(readings.database_up ? 1 : 0);
     for (std::size_t i = 0; i < lag_.size() && i < readings.lag_seconds.size(); ++i) {
         lag_[i]->set(readings.lag_seconds[i].value_or(std::numeric_limits<double>::infinity()));

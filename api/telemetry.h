@@ -4,6 +4,7 @@
 #include "infra/base/metrics.h"
 #include "infra/http/server.h"
 #include "producer/event_publisher.h"
+#include "producer/publisher_telemetry.h"
 
 #include <array>
 #include <atomic>
@@ -46,12 +47,7 @@ public:
 
 private:
     struct Slot;
-    /// A counter of the registry that follows a total counted elsewhere.
-    struct Follower {
-        base::Metrics::Counter* counter = nullptr;
-        std::uint64_t seen = 0;
-        void follow(std::uint64_t total);
-    };
+    using Follower = base::Metrics::Follower;
 
     base::Metrics::Histogram* find(const http::Exchange& exchange) noexcept;
 
@@ -63,17 +59,14 @@ private:
     std::mutex filling_;                                    // guards storing into slots_
     std::vector<std::unique_ptr<Slot>> owned_;              // guarded by filling_
 
-    Follower accepted_, overloaded_, unavailable_, unknown_, too_large_, late_persisted_, late_lost_;
+    producer::PublisherTelemetry publisher_;
     Follower connections_, shed_, malformed_, deadline_, dropped_replies_;
     Follower cache_hits_, cache_misses_, cache_joins_;
-    base::Metrics::Gauge& in_flight_;
-    base::Metrics::Gauge& in_flight_bytes_;
     base::Metrics::Gauge& open_connections_;
     base::Metrics::Gauge& cache_entries_;
     base::Metrics::Gauge& cache_bytes_;
     base::Metrics::Gauge& reads_waiting_;
     base::Metrics::Gauge& queries_queued_;
-    base::Metrics::Gauge& broker_up_;
     base::Metrics::Gauge& database_up_;
     std::vector<base::Metrics::Gauge*> lag_;  // by place in the catalogue
 };

@@ -12,6 +12,7 @@
 #include "infra/base/metrics.h"
 #include "infra/base/settings.h"
 #include "infra/base/shutdown.h"
+#include "infra/http/endpoint.h"
 #include "infra/http/operations.h"
 #include "infra/http/server.h"
 #include "infra/kafka/admin.h"
@@ -149,19 +150,10 @@ std::optional<std::vector<Live>> find_generations(const Options& options, const 
     return std::nullopt;
 }
 
-std::pair<std::string, std::uint16_t> split_listen(const std::string& listen) {
-    const auto colon = listen.rfind(':');
-    return {listen.substr(0, colon), static_cast<std::uint16_t>(std::stoi(listen.substr(colon + 1)))};
-}
-
 std::vector<std::string> check_listen(const std::string& listen) {
-    const auto colon = listen.rfind(':');
-    const auto port = colon == std::string::npos ? std::string() : listen.substr(colon + 1);
-    if (colon == 0 || port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != std::string::npos ||
-        std::stoi(port) > 65'535) {
-        return {"admin-listen: \"" + listen + "\" is not ADDRESS:PORT, e.g. 127.0.0.1:3334"};
-    }
-    return {};
+    std::string why;
+    if (http::read_endpoint(listen, &why)) return {};
+    return {"admin-listen: " + why + ", e.g. 127.0.0.1:3334"};
 }
 
 constexpr milliseconds kStuckCheck{500};
@@ -209,6 +201,7 @@ int run(const Options& options) {
         lanes.push_back(std::make_unique<Lane>(options, live.target, instance, seed, clock, metrics));
     }
     std::vector<StreamProcessor*> processors;
+    processors.reserve(lanes.size());
     for (const auto& lane : lanes)
         processors.push_back(&lane->processor);
 
@@ -225,7 +218,9 @@ int run(const Options& options) {
         return std::nullopt;
     });
     http::ServerOptions server_options;
-    std::tie(server_options.address, server_options.port) = split_listen(options.admin_listen);
+    const auto endpoint = http::read_endpoint(options.admin_listen).value();  // `check_listen` has seen it
+    server_options.address = endpoint.address;
+    server_options.port = endpoint.port;
     server_options.threads = 1;
     http::Server server(server_options, router, http::plain_problem);
     server.start();

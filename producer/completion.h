@@ -35,14 +35,16 @@ public:
     Completion() noexcept = default;
 
     template <typename Function>
+    // NOLINTNEXTLINE(google-explicit-constructor): a lambda stands where one is asked for
     requires(!std::is_same_v<std::remove_cvref_t<Function>, Completion>) Completion(Function&& function)
-    noexcept {  // NOLINT(google-explicit-constructor)
+    noexcept {
         using Held = std::remove_cvref_t<Function>;
         static_assert(std::is_nothrow_invocable_r_v<void, Held&, const Published&>,
                       "must be void(const Published&) noexcept");
         static_assert(std::is_nothrow_move_constructible_v<Held>, "captures must move without throwing");
         static_assert(std::is_nothrow_constructible_v<Held, Function&&>, "pass it by move");
-        static_assert(sizeof(Held) <= kCapacity && alignof(Held) <= alignof(std::max_align_t), "captures too much");
+        static_assert(sizeof(Held) <= kCapacity, "captures too much");
+        static_assert(alignof(Held) <= alignof(std::max_align_t), "captures what storage_ cannot align");
         ::new (static_cast<void*>(storage_)) Held(std::forward<Function>(function));
         operate_ = &operate<Held>;
     }

@@ -22,6 +22,12 @@ constexpr std::chrono::milliseconds kRetry{50};
 // In flight at once: enough to fill the client's batches.
 constexpr std::size_t kMostInFlight = 5'000;
 
+base::Metrics::Counter& outcome(base::Metrics& metrics, const char* name) {
+    return metrics.counter("tidemark_import_outcomes_total",
+                           "What became of the lines: refused are no valid events, unknown are perhaps stored",
+                           {{"outcome", name}});
+}
+
 struct Line {
     std::uint64_t number = 0;
     Destination destination;
@@ -32,6 +38,8 @@ struct Line {
 // importer's.
 class InFlight {
 public:
+    explicit InFlight(ImportMetrics& metrics) : metrics_(metrics) {}
+
     void offer(EventPublisher& publisher, Line line) {
         {
             const std::lock_guard lock(mutex_);
@@ -70,28 +78,30 @@ public:
 
 private:
     void answer(std::unique_ptr<Line> line, Outcome outcome) noexcept {
-        {
-            const std::lock_guard lock(mutex_);
-            count_ -= 1;
-            switch (outcome) {
-                case Outcome::accepted:
-                    accepted += 1;
-                    break;
-                case Outcome::overloaded:
-                case Outcome::unavailable:
-                    returned_.push_back(std::move(*line));
-                    break;
-                case Outcome::unknown:
-                    unknown.push_back(line->number);
-                    break;
-                case Outcome::too_large:
-                    too_large.push_back(line->number);
-                    break;
-            }
+        const std::lock_guard lock(mutex_);
+        count_ -= 1;
+        switch (outcome) {
+            case Outcome::accepted:
+                accepted += 1;
+                metrics_.accepted.add();
+                break;
+            case Outcome::overloaded:
+            case Outcome::unavailable:
+                returned_.push_back(std::move(*line));
+                break;
+            case Outcome::unknown:
+                unknown.push_back(line->number);
+                metrics_.unknown.add();
+                break;
+            case Outcome::too_large:
+                too_large.push_back(line->number);
+                metrics_.refused.add();
+                break;
         }
-        changed_.notify_all();
+        changed_.notify_all();  // under the lock, as the importer destroys both once it sees that nothing is out
     }
 
+    ImportMetrics& metrics_;
     mutable std::mutex mutex_;  // guards all members
     std::condition_variable changed_;
     std::size_t count_ = 0;
@@ -100,10 +110,18 @@ private:
 
 }  // namespace
 
-ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const base::Clock& clock,
-                          std::ostream& errors, const std::function<bool(std::chrono::milliseconds)>& give_up) {
+ImportMetrics::ImportMetrics(base::Metrics& metrics)
+    : lines(metrics.counter("tidemark_import_lines_total", "Lines read that were not blank")),
+      accepted(outcome(metrics, "accepted")),
+      refused(outcome(metrics, "refused")),
+      failed(outcome(metrics, "failed")),
+      unknown(outcome(metrics, "unknown")) {}
+
+ImportReport import_lines(std::istream& lines, EventPublisher& publisher, ImportMetrics& metrics,
+                          const base::Clock& clock, std::ostream& errors,
+                          const std::function<bool(std::chrono::milliseconds)>& give_up) {
     ImportReport report;
-    InFlight in_flight;
+    InFlight in_flight(metrics);
     schemas::json::Reader reader;
     std::deque<Line> todo;  // in the file's order
     std::string text;
@@ -114,6 +132,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const 
             number += 1;
             if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
             report.lines += 1;
+            metrics.lines.add();
             const auto event = schemas::read_event(reader, text);
             auto destination =
                 event ? find_destination(*event, clock.now()) : schemas::Result<Destination>(event.violations());
@@ -122,6 +141,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const 
                 return true;
             }
             report.refused += 1;
+            metrics.refused.add();
             errors << "line " << number << ": " << describe(destination.violations()) << '\n';
         }
         return false;
@@ -144,6 +164,8 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const 
         } else if (!todo.empty() || read_next()) {
             in_flight.offer(publisher, std::move(todo.front()));
             todo.pop_front();
+        } else if (lines.bad()) {
+            gave_up = true;  // it could not be read, or nobody wants it read, to its end
         } else if (in_flight.count() > 0) {
             in_flight.wait(0, kRetry);
         } else if (!in_flight.any_returned()) {
@@ -166,6 +188,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const 
     report.unknown = in_flight.unknown.size();
     report.refused += in_flight.too_large.size();
     report.failed = todo.size();
+    metrics.failed.add(static_cast<double>(todo.size()));
     report.complete = !gave_up;
     return report;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "infra/base/clock.h"
+#include "infra/base/metrics.h"
 #include "producer/event_publisher.h"
 
 #include <cstdint>
@@ -9,6 +10,20 @@
 #include <ostream>
 
 namespace tidemark::producer {
+
+/// An import's part of its program's metrics, moved line by line. Names and labels are API: a golden test holds them.
+/// `outcome` tells lines apart by what became of them, as the report does; those of which nothing did yet are in
+/// flight.
+struct ImportMetrics {
+    /// `metrics` must outlive it.
+    explicit ImportMetrics(base::Metrics& metrics);
+
+    base::Metrics::Counter& lines;
+    base::Metrics::Counter& accepted;
+    base::Metrics::Counter& refused;
+    base::Metrics::Counter& failed;
+    base::Metrics::Counter& unknown;
+};
 
 struct ImportReport {
     std::uint64_t lines = 0;  ///< that were not blank
@@ -23,9 +38,10 @@ struct ImportReport {
 /// Publishes a file of events, one per line, byte for byte, each to its stream's topic under its entity's key. A line
 /// that is no valid event is named with its number and every violation on `errors`, and the others go on. Waits for
 /// room instead of failing while the broker is slow or away, as long as `give_up` (asked while waiting) says no.
-/// Records keep the file's order; only what came back unsent after it had been taken (the broker did not answer in time)
-/// comes again behind lines that followed it. Returns when every event has been answered.
-ImportReport import_lines(std::istream& lines, EventPublisher& publisher, const base::Clock& clock,
-                          std::ostream& errors, const std::function<bool(std::chrono::milliseconds)>& give_up);
+/// Records keep the file's order; only what came back unsent after it had been taken (the broker did not answer in
+/// time) comes again behind lines that followed it. Returns when every event has been answered.
+ImportReport import_lines(std::istream& lines, EventPublisher& publisher, ImportMetrics& metrics,
+                          const base::Clock& clock, std::ostream& errors,
+                          const std::function<bool(std::chrono::milliseconds)>& give_up);
 
 }  // namespace tidemark::producer

@@ -1,21 +1,37 @@
 #include "infra/base/clock.h"
 #include "infra/base/exit_code.h"
 #include "infra/base/log.h"
+#include "infra/base/metrics.h"
 #include "infra/base/settings.h"
 #include "infra/base/shutdown.h"
+#include "infra/http/endpoint.h"
+#include "infra/http/operations.h"
+#include "infra/http/server.h"
 #include "infra/kafka/properties.h"
 #include "producer/event_publisher.h"
 #include "producer/import.h"
 #include "producer/intake.h"
+#include "producer/publisher_telemetry.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <functional>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <sstream>
+#include <stdexcept>
+#include <streambuf>
 #include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
 
 namespace {
 
@@ -27,6 +43,8 @@ namespace log = base::log;
 struct Options {
     std::string brokers = "127.0.0.1:9092";
     std::string kafka_config;
+    std::string admin_listen = "127.0.0.1:3335";
+    bool admin_listen_given = false;
     std::string log_level = "warn";
     std::string file;
     std::string type;
@@ -35,12 +53,73 @@ struct Options {
     milliseconds give_up{60'000};
 };
 
+/// What a descriptor says, until the program is told to stop: reading is then an error, also while nothing comes (a
+/// pipe whose writer is silent), for the end was not seen.
+class Input final : public std::streambuf {
+public:
+    Input(int descriptor, const base::Shutdown& shutdown) : descriptor_(descriptor), shutdown_(shutdown) {}
+
+protected:
+    int_type underflow() override {
+        constexpr int kLookMilliseconds = 100;  // how soon it is seen that the program is told to stop
+        while (!shutdown_.requested()) {
+            pollfd readable{descriptor_, POLLIN, 0};
+            const int ready = ::poll(&readable, 1, kLookMilliseconds);
+            if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
+            const auto size = ready < 0 ? -1 : ::read(descriptor_, buffer_.data(), buffer_.size());
+            if (size < 0 && errno == EINTR) continue;
+            if (size < 0) throw std::system_error(errno, std::generic_category(), "read");
+            if (size == 0) return traits_type::eof();
+            setg(buffer_.data(), buffer_.data(), buffer_.data() + size);
+            return traits_type::to_int_type(buffer_.front());
+        }
+        throw std::runtime_error("told to stop");  // which the stream remembers as bad()
+    }
+
+private:
+    int descriptor_;
+    const base::Shutdown& shutdown_;
+    std::array<char, 65'536> buffer_{};
+};
+
+std::vector<std::string> check_listen(const std::string& listen) {
+    std::string why;
+    if (http::read_endpoint(listen, &why)) return {};
+    return {"admin-listen: " + why + ", e.g. 127.0.0.1:3335"};
+}
+
+// Null: another import has the default address, which is no reason to fail this one.
+std::unique_ptr<http::Server> start_admin_listener(const Options& options, const http::Router& router) {
+    http::ServerOptions server_options;
+    const auto endpoint = http::read_endpoint(options.admin_listen).value();  // `check_listen` has seen it
+    server_options.address = endpoint.address;
+    server_options.port = endpoint.port;
+    server_options.threads = 1;
+    auto server = std::make_unique<http::Server>(server_options, router, http::plain_problem);
+    try {
+        server->start();
+    } catch (const std::system_error& error) {
+        if (options.admin_listen_given || error.code() != std::errc::address_in_use) {
+            throw std::runtime_error(std::string(error.what()) +
+                                     "; stop what listens there, or give another --admin-listen");
+        }
+        log::warn("not_watchable",
+                  {{"error", error.what()},
+                   {"hint", "the import goes on; to watch several at once, give each --admin-listen"}});
+        return nullptr;
+    }
+    log::info("started", {{"admin_port", server->port()}});
+    return server;
+}
+
 // Publishes the lines and says how it went. Gives up when told to stop, or when nothing could be stored for a whole
 // minute.
-int publish_lines(const Options& options, std::istream& lines) {
+int publish_lines(const Options& options, std::istream& lines, const base::Shutdown& shutdown, bool watchable) {
     log::start("tidemark-producer", options.log_level == "info" ? log::Level::info : log::Level::warn);
-    base::Shutdown shutdown;
     const base::SystemClock clock;
+    base::Metrics metrics;
+    ImportMetrics import_metrics(metrics);
+    PublisherTelemetry publisher_telemetry(metrics);
     kafka::ProducerOptions producer_options;
     producer_options.brokers = options.brokers;
     producer_options.topics = topics();
@@ -48,6 +127,18 @@ int publish_lines(const Options& options, std::istream& lines) {
     producer_options.client_id = "tidemark-producer";
     producer_options.linger = std::chrono::milliseconds(5);  // a file is in no hurry: larger batches
     EventPublisher publisher({}, clock, EventPublisher::kafka_sink(std::move(producer_options)));
+
+    http::Router router;
+    http::OperationsOptions operations;
+    operations.refresh = [&] { publisher_telemetry.refresh(publisher.counters(), publisher.available()); };
+    http::add_operations(
+        router, metrics,
+        [&]() -> std::optional<std::string> {
+            if (publisher.available()) return std::nullopt;
+            return "the log cannot be reached (broker)";
+        },
+        std::move(operations));
+    const auto server = watchable ? start_admin_listener(options, router) : nullptr;
 
     auto progressed = clock.steady();
     std::uint64_t accepted = 0;
@@ -60,7 +151,8 @@ int publish_lines(const Options& options, std::istream& lines) {
         }
         return clock.steady() - progressed > options.give_up;
     };
-    const auto report = import_lines(lines, publisher, clock, std::cerr, give_up);
+    const auto report = import_lines(lines, publisher, import_metrics, clock, std::cerr, give_up);
+    if (server) server->drain(milliseconds(500));
     std::cout << report.accepted << " of " << report.lines << " events stored";
     if (report.refused > 0) std::cout << ", " << report.refused << " refused";
     if (report.failed > 0) std::cout << ", " << report.failed << " not stored";
@@ -73,13 +165,16 @@ int publish_lines(const Options& options, std::istream& lines) {
 }
 
 int import_file(const Options& options) {
-    if (options.file == "-") return publish_lines(options, std::cin);
-    std::ifstream file(options.file, std::ios::binary);
-    if (!file) {
+    const base::Shutdown shutdown;
+    // Never closed: the process ends with the import.
+    const int file = options.file == "-" ? STDIN_FILENO : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
         std::cerr << "error: cannot read " << options.file << ": " << std::strerror(errno) << '\n';
         return base::kWrongUse;
     }
-    return publish_lines(options, file);
+    Input input(file, shutdown);
+    std::istream lines(&input);
+    return publish_lines(options, lines, shutdown, true);
 }
 
 int send(const Options& options) {
@@ -102,7 +197,8 @@ int send(const Options& options) {
     schemas::append_event(
         event, {schemas::make_uuid7(time), "/send", options.type, time, std::nullopt, std::nullopt, options.data});
     std::istringstream line(event);
-    return publish_lines(options, line);
+    const base::Shutdown shutdown;
+    return publish_lines(options, line, shutdown, false);  // over before anybody could look
 }
 
 int guarded(const std::function<int()>& command) {
@@ -128,9 +224,16 @@ int main(int argc, char** argv) {
     settings.allow_environment({"TIDEMARK_*"});
     settings.command(
         "import", "Publish a file of events, one per line (- reads standard input)",
-        [&] { return guarded([&] { return import_file(options); }); },
+        [&] {
+            options.admin_listen_given = settings.is_given("admin-listen");
+            return guarded([&] { return import_file(options); });
+        },
         [&](base::Settings& command) {
             command.argument("FILE", options.file, true, "File of events, as `export` writes them.");
+            command.text("admin-listen", options.admin_listen,
+                         "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
+                         "default one, the import warns and goes on without.");
+            command.check([&] { return check_listen(options.admin_listen); });
         });
     settings.command(
         "send", "Publish one event, e.g. send tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'",

@@ -34,9 +34,10 @@ inline std::string describe(const Violations& violations) {
 template <typename T>
 class [[nodiscard]] Result {
 public:
-    Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
-    Result(Violations violations)
-        : held_(std::in_place_index<1>, std::move(violations)) {}  // NOLINT(google-explicit-constructor)
+    // NOLINTBEGIN(google-explicit-constructor): a function returns the one or the other as it is
+    Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}
+    Result(Violations violations) : held_(std::in_place_index<1>, std::move(violations)) {}
+    // NOLINTEND(google-explicit-constructor)
 
     [[nodiscard]] bool ok() const noexcept { return held_.index() == 0; }
     explicit operator bool() const noexcept { return ok(); }

@@ -213,6 +213,12 @@ struct Metrics::State {
     Families<HistogramCell> histograms;
 };
 
+void Metrics::Follower::follow(std::uint64_t total) {
+    if (total <= seen) return;
+    counter->add(static_cast<double>(total - seen));
+    seen = total;
+}
+
 Metrics::Metrics() : state_(std::make_unique<State>()) {}
 
 Metrics::~Metrics() = default;

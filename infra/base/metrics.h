@@ -35,6 +35,12 @@ public:
     protected:
         ~Histogram() = default;
     };
+    /// Makes a counter follow a total that is counted elsewhere and never falls. One thread at a time.
+    struct Follower {
+        Counter* counter = nullptr;
+        std::uint64_t seen = 0;
+        void follow(std::uint64_t total);
+    };
     using Labels = std::map<std::string, std::string>;
 
     Metrics();

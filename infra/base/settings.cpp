@@ -792,7 +792,8 @@ void Settings::choice(std::string_view name, std::string& target, std::vector<st
         listed += (listed.empty() ? "" : ", ") + value;
     }
     option.limits = "One of " + listed + ".";
-    option.assign = [&target, values, listed](const std::string& value) -> std::optional<std::string> {
+    option.assign = [&target, values = std::move(values),
+                     listed](const std::string& value) -> std::optional<std::string> {
         if (std::find(values.begin(), values.end(), value) == values.end()) {
             return shown(value) + " is unknown" + suggestion(value, values, "choose from " + listed);
         }
@@ -828,6 +829,12 @@ void Settings::argument(std::string_view name, std::string& target, bool require
 
 void Settings::check(std::function<std::vector<std::string>()> rule) {
     state_->rules.push_back({state_->configuring, std::move(rule)});
+}
+
+bool Settings::is_given(std::string_view name) const {
+    return std::any_of(state_->options.begin(), state_->options.end(), [&](const Option& option) {
+        return option.name == name && option.origin != Origin::by_default;
+    });
 }
 
 int Settings::run(int argc, const char* const* argv) {

@@ -48,6 +48,10 @@ public:
     /// Adds a check over several options, run after parsing; the violations it returns are printed with the others.
     void check(std::function<std::vector<std::string>()> rule);
 
+    /// Whether a flag, the environment or the file gave an option of the command that runs, be it the default's value.
+    /// For rules and commands: nothing is given before run().
+    [[nodiscard]] bool is_given(std::string_view name) const;
+
     /// Parses, checks and runs the named command. Returns the process's exit code.
     int run(int argc, const char* const* argv);
 

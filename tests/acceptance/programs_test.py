@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
 
 from stack.process import choose_ports, wait_for
 from stack.programs import FOLDERS
 from support.answers import exchange, token
-from support.tidemark import Running, Tidemark
+from support.tidemark import Running, Tidemark, sum_of_samples
 
 _golden = Path(__file__).resolve().parents[1] / "golden" / "metrics"
 # The programs, and what each needs to be told at the least.
@@ -89,6 +92,8 @@ def test_a_checked_configuration_is_printed_without_its_secrets(tidemark: Tidema
             ["listen", "no-such-flag", "TIDEMARK_NO_SUCH_SETTING"],
         ),
         ("api", ["serve", "--listen", "localhost:3333", "--allow-open"], {}, ["listen: localhost is a name"]),
+        ("consumer", ["run", "--admin-listen", "localhost:3334"], {}, ["admin-listen: localhost is a name"]),
+        ("producer", ["import", "-", "--admin-listen", "nowhere"], {}, ['admin-listen: "nowhere" is not ADDRESS:PORT']),
     ],
 )
 def test_impossible_settings_stop_the_start_and_are_all_listed(
@@ -289,10 +294,14 @@ def test_a_consumer_that_is_told_to_stop_writes_what_it_has_in_memory(own: Tidem
     consumer = own.start_consumer(1, flush_interval="3s")
     event = _event("d").encode()
     own.settle("counters")
+
+    def flushes() -> float:
+        return consumer.metric("tidemark_flushes_total", stream="counters", outcome="committed")
+
+    before = flushes()
+    wait_for(lambda: flushes() > before, "a flush, after which the next is three seconds away")
     own.log.put_all("tidemark.counters", [(b"d", event)] * 500)
-    wait_for(
-        lambda: consumer.metric("tidemark_buffered_records", stream="counters") == 500, "the records to be in memory"
-    )
+    wait_for(lambda: consumer.metric("tidemark_buffered_records", stream="counters") > 0, "records to be in memory")
 
     began = time.monotonic()
     assert consumer.terminate() == 0
@@ -385,6 +394,162 @@ def test_events_can_be_sent_and_imported(own: Tidemark, tmp_path: Path) -> None:
     assert len(keyed) == 3
 
 
+# --- watching an import -------------------------------------------------------------------------------------
+
+
+class _Import:
+    """An import that is fed line by line, and its admin listener."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self._process = process
+        self._url = url
+
+    def feed(self, *lines: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("".join(line + "\n" for line in lines))
+        self._process.stdin.flush()
+
+    def end(self) -> tuple[int, str, str]:
+        """Ends its input: its exit code, and what it said on standard output and standard error."""
+        said = self._process.communicate(timeout=30)
+        return self._process.returncode, *said
+
+    def stop(self) -> tuple[int, str, str]:
+        """Tells it to stop, and waits with its input still open: what `end` returns."""
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(15)
+        assert self._process.stdout is not None and self._process.stderr is not None
+        return code, self._process.stdout.read(), self._process.stderr.read()
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self._url + path, timeout=5)
+
+    def status(self, path: str) -> int:
+        """0 while nobody answers."""
+        try:
+            return self.get(path).status_code
+        except requests.ConnectionError:
+            assert self._process.poll() is None, self._process.communicate()
+            return 0
+
+    def metric(self, name: str, **labels: str) -> float:
+        return sum_of_samples(self.get("/metrics").text, name, **labels)
+
+
+@contextlib.contextmanager
+def _importing(tidemark: Tidemark, **settings: str) -> Iterator[_Import]:
+    [port] = choose_ports(1)
+    listen = f"127.0.0.1:{port}"
+    with tidemark.start_import(admin_listen=listen, **settings) as process:
+        yield _Import(process, f"http://{listen}")
+
+
+def test_an_import_that_is_told_to_stop_ends_though_its_input_does_not(own: Tidemark) -> None:
+    with _importing(own) as running:
+        wait_for(lambda: running.status("/readyz") == 200, "the import to reach the broker")
+        running.feed(_event("stopped"))
+        wait_for(lambda: running.metric("tidemark_import_outcomes_total", outcome="accepted") == 1, "it to be stored")
+        code, out, errors = running.stop()
+        assert code == 1
+        assert out == "1 of 1 events stored\n"
+        assert "the file was not read beyond line 1" in errors
+
+
+def test_an_import_can_be_watched_while_it_runs(own: Tidemark) -> None:
+    with _importing(own) as running:
+        wait_for(lambda: running.status("/readyz") == 200, "the import to reach the broker")
+        running.feed(*[_event("watched")] * 3, "", "not an event")
+        wait_for(lambda: running.metric("tidemark_import_lines_total") == 4, "the lines to be read")
+        wait_for(lambda: running.metric("tidemark_import_outcomes_total", outcome="accepted") == 3, "their outcomes")
+
+        assert [running.status(path) for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
+        assert running.metric("tidemark_import_outcomes_total", outcome="refused") == 1
+        assert running.metric("tidemark_import_outcomes_total") == 4
+        assert running.metric("tidemark_publish_outcomes_total", outcome="accepted") == 3
+        assert running.metric("tidemark_publish_in_flight_records") == 0
+        assert running.metric("tidemark_dependency_up", dependency="kafka") == 1
+        assert running.metric("process_resident_memory_bytes") > 0
+
+        code, said, errors = running.end()
+    assert (code, said) == (1, "3 of 4 events stored, 1 refused\n")
+    assert "line 5: " in errors
+
+
+def test_what_an_import_has_in_flight_shows_in_its_metrics(own: Tidemark) -> None:
+    [broker] = own.kafka.nodes
+    with _importing(own) as running:
+        wait_for(lambda: running.status("/readyz") == 200, "the import to reach the broker")
+        broker.send(signal.SIGSTOP)
+        try:
+            running.feed(_event("held"), _event("held"))
+            wait_for(lambda: running.metric("tidemark_publish_in_flight_records") == 2, "both to be on their way")
+            assert running.metric("tidemark_publish_in_flight_bytes") == 2 * len("held" + _event("held"))
+            assert running.metric("tidemark_import_outcomes_total") == 0
+        finally:
+            broker.send(signal.SIGCONT)
+        assert running.end()[:2] == (0, "2 of 2 events stored\n")
+
+
+def test_an_import_without_a_broker_lives_and_is_not_ready(tidemark: Tidemark) -> None:
+    with _importing(tidemark, brokers=f"127.0.0.1:{choose_ports(1)[0]}") as running:
+        wait_for(lambda: running.status("/livez") == 200, "the import to live")
+        answer = running.get("/readyz")
+        assert (answer.status_code, running.status("/startupz")) == (503, 503)
+        assert "broker" in answer.json()["detail"]
+        assert running.metric("tidemark_dependency_up", dependency="kafka") == 0
+
+
+@contextlib.contextmanager
+def _held(port: int) -> Iterator[None]:
+    """Holds a loopback port; whoever has it now is an import that will end."""
+    with contextlib.ExitStack() as held:
+
+        def hold() -> bool:
+            probe = socket.socket()
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                probe.close()
+                return False
+            held.enter_context(probe).listen()
+            return True
+
+        wait_for(hold, f"port {port}", 60)
+        yield
+
+
+def test_two_imports_at_once_do_not_fight_over_the_default_port(own: Tidemark, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text(_event("unwatched") + "\n")
+
+    with _held(3335):
+        imported = own.run("producer", "import", file)
+
+    assert (imported.returncode, imported.stdout) == (0, "1 of 1 events stored\n")
+    lines = [json.loads(line) for line in imported.stderr.splitlines()]
+    [warning] = [line for line in lines if line["event"] == "not_watchable"]
+    assert warning["level"] == "warn"
+    assert "127.0.0.1:3335" in warning["error"] and "--admin-listen" in warning["hint"]
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_a_given_port_that_is_taken_ends_an_import(own: Tidemark, tmp_path: Path, is_default: bool) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text(_event("never_sent") + "\n")
+    port = 3335 if is_default else choose_ports(1)[0]
+
+    with _held(port):
+        imported = own.run("producer", "import", file, "--admin-listen", f"127.0.0.1:{port}")
+
+    assert (imported.returncode, imported.stdout) == (1, "")
+    assert f"127.0.0.1:{port}" in imported.stderr and "--admin-listen" in imported.stderr
+    assert not [record for record in own.log.read("tidemark.counters") if record.key == b"never_sent"]
+
+
+# --- logs and metrics ---------------------------------------------------------------------------------------
+
+
 def test_every_log_line_is_a_json_object_with_the_same_first_members(tidemark: Tidemark, api: Running) -> None:
     for program in tidemark.running:
         lines = [line.strip() for line in program.tail(100_000).splitlines()]
@@ -415,14 +580,7 @@ def _series(text: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("program", ["api", "consumer"])
-def test_the_names_of_the_metrics_are_the_golden_ones(
-    tidemark: Tidemark, api: Running, consumer: Running, program: str
-) -> None:
-    token(api.post("/increment", {"key": "golden", "value": 1}))
-    tidemark.settle("counters")
-    text = {"api": api, "consumer": consumer}[program].get("/metrics").text
-
+def _assert_golden(text: str, program: str) -> None:
     golden = set((_golden / f"{program}.txt").read_text().splitlines())
     found = _series(text)
     # Every request that the other tests made has a series of its own.
@@ -432,3 +590,20 @@ def test_the_names_of_the_metrics_are_the_golden_ones(
     assert found == golden
     helped = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))
     assert {line.split()[1] for line in golden if line.startswith("TYPE ")} <= helped, "a metric has no help text"
+
+
+@pytest.mark.parametrize("program", ["api", "consumer"])
+def test_the_names_of_the_metrics_are_the_golden_ones(
+    tidemark: Tidemark, api: Running, consumer: Running, program: str
+) -> None:
+    token(api.post("/increment", {"key": "golden", "value": 1}))
+    tidemark.settle("counters")
+
+    _assert_golden({"api": api, "consumer": consumer}[program].get("/metrics").text, program)
+
+
+def test_the_names_of_an_imports_metrics_are_the_golden_ones(tidemark: Tidemark) -> None:
+    with _importing(tidemark) as running:
+        wait_for(lambda: running.status("/livez") == 200, "the import to live")
+
+        _assert_golden(running.get("/metrics").text, "producer")

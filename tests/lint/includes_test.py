@@ -77,7 +77,8 @@ def _library(header: str) -> str:
 def _is_system(header: str) -> bool:
     """Of the C++ library, of C, of POSIX or of Linux."""
     posix = "arpa/ bits/ linux/ net/ netinet/ sys/ dirent.h fcntl.h netdb.h poll.h pthread.h sched.h signal.h unistd.h"
-    return "." not in header or header.startswith(tuple(posix.split()))
+    c11 = "threads.h"
+    return "." not in header or header.startswith((c11, *posix.split()))
 
 
 def _sources() -> dict[str, str]:

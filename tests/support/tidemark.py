@@ -22,6 +22,18 @@ from support.log import Log
 from support.tables import differences, read_tables
 
 
+def sum_of_samples(text: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that carry these labels, in what /metrics answered; 0 when there is none."""
+    total = 0.0
+    for line in text.splitlines():
+        found = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)", line)
+        if found and found[1] == name:
+            here = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', found[2] or ""))
+            if labels.items() <= here.items():
+                total += float(found[3])
+    return total
+
+
 class Running:
     """One started program. Signals go to its pid; its HTTP listener (the admin one of a consumer) is at `url`."""
 
@@ -112,14 +124,7 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels; 0 when there is none."""
-        total = 0.0
-        for line in self.get("/metrics").text.splitlines():
-            found = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)", line)
-            if found and found[1] == name:
-                here = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', found[2] or ""))
-                if labels.items() <= here.items():
-                    total += float(found[3])
-        return total
+        return sum_of_samples(self.get("/metrics").text, name, **labels)
 
     def events(self, event: str = "") -> list[dict[str, Any]]:
         """Its log lines, or those of one event."""
@@ -163,6 +168,18 @@ class Tidemark:
             text=True,
             timeout=60,
             check=False,
+        )
+
+    def start_import(self, **settings: str) -> subprocess.Popen[str]:
+        """Starts an import of what is written to its `stdin`; it ends once that is closed."""
+        name = "tidemark-producer"
+        return subprocess.Popen(
+            [str(self._binary(name)), "import", "-"],
+            env=self._surroundings.settings(name, **settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def migrate(self, **settings: str) -> None:

@@ -127,6 +127,18 @@ TEST_CASE("a counter never falls and a histogram never becomes NaN") {
     CHECK(value(metrics, "t_seconds_count") == 1);
 }
 
+TEST_CASE("a counter follows a total counted elsewhere, and stays where it is when that one falls") {
+    Metrics metrics;
+    Metrics::Follower follower{&metrics.counter("t_total", "Things.")};
+    follower.follow(5);
+    follower.follow(5);
+    follower.follow(7);
+    CHECK(value(metrics, "t_total") == 7);
+    follower.follow(3);
+    follower.follow(8);
+    CHECK(value(metrics, "t_total") == 8);
+}
+
 TEST_CASE("no movement is lost when threads move one instrument while it is rendered") {
     Metrics metrics;
     auto& counter = metrics.counter("t_total", "Things.");

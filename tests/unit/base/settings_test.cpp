@@ -154,6 +154,11 @@ TEST_CASE("durations and sizes carry units") {
          std::map<std::string, std::int64_t>{{"512", 512}, {"64KiB", 65'536}, {"1MiB", 1'048'576}}) {
         CHECK(Program().run({"--max-body", text}).max_body == expected);
     }
+    Program none;
+    std::chrono::milliseconds pause{0};
+    none.run({"--help"}, {},
+             [&](Settings& settings) { settings.duration("pause", pause, 0ms, 1s, "How long to rest."); });
+    CHECK(none.printed("How long to rest. From 0 to 1s. (default \"0\"; TIDEMARK_PAUSE)\n"));
 }
 
 TEST_CASE("an impossible value is refused, whatever brought it, and the target keeps its default") {
@@ -324,6 +329,9 @@ TEST_CASE("a settings file that is missing or unreadable stops the start") {
     CHECK(program.run({"--config", "/nowhere/t.toml"}).code == kWrongUse);
     CHECK(program.complained("--config: cannot open /nowhere/t.toml: No such file or directory"));
     CHECK(Program().run({"--config", "/tmp"}).code == kWrongUse);
+    Program failing;
+    CHECK(failing.run({"--config", "/proc/self/mem"}).code == kWrongUse);
+    CHECK(failing.complained("--config: cannot read /proc/self/mem: Input/output error"));
     TemporaryFolder folder;
     CHECK(Program().run({"--config", folder.file("t.toml", "config = \"other\"\n")}).code == kWrongUse);
 }
@@ -334,6 +342,28 @@ TEST_CASE("a rule over several options is checked for its own command, with the 
     CHECK(program.complained("  --accept-diff and --max-diff: give one\n"));
     CHECK(program.complained("2 settings are wrong"));
     CHECK(Program().run({"run"}, {{"TIDEMARK_ACCEPT_DIFF", "true"}, {"TIDEMARK_MAX_DIFF", "3"}}).code == 0);
+}
+
+TEST_CASE("an option is given by any source, and with the default's value, too") {
+    const auto is_given = [](const std::vector<std::string>& words,
+                             const std::map<std::string, std::string>& environment = {}) {
+        bool given = false;
+        Program program;
+        program.run(words, environment, [&](Settings& settings) {
+            settings.command("look", "Looks.", [&] {
+                given = settings.is_given("brokers");
+                return 0;
+            });
+        });
+        CHECK(program.code == 0);
+        return given;
+    };
+    TemporaryFolder folder;
+    CHECK_FALSE(is_given({"look"}));
+    CHECK_FALSE(is_given({"look", "--partitions=4"}));
+    CHECK(is_given({"look", "--brokers=127.0.0.1:9092"}));
+    CHECK(is_given({"look"}, {{"TIDEMARK_BROKERS", "127.0.0.1:9092"}}));
+    CHECK(is_given({"look", "--config", folder.file("t.toml", "brokers = \"127.0.0.1:9092\"\n")}));
 }
 
 TEST_CASE("--check-config prints what is in force and from where, and nothing secret, and does not run") {

@@ -25,6 +25,7 @@ class AnsweringSink final : public kafka::RecordSink {
 public:
     struct Script {
         std::size_t full_at_first = 0;                      // how many produce calls find no room
+        std::size_t most_bytes = 10'000;                    // a longer value is too large
         std::map<std::size_t, kafka::Persistence> answers;  // by order of taking; all others are persisted
     };
 
@@ -42,6 +43,7 @@ public:
     kafka::Enqueued produce(const kafka::NewRecord& record) noexcept override {
         {
             const std::lock_guard lock(mutex_);
+            if (record.value.size() > script_.most_bytes) return kafka::Enqueued::too_large;
             if (refused_++ < script_.full_at_first) return kafka::Enqueued::full;
             taken_.push_back({record.topic, std::string(record.key), std::string(record.value)});
             tags_.push_back(record.tag);
@@ -100,6 +102,7 @@ std::string increment(const std::string& key, int value) {
 
 struct Run {
     ImportReport report;
+    std::string metrics;
     std::string errors;
     std::vector<AnsweringSink::Taken> log;
 };
@@ -117,7 +120,10 @@ Run import_text(
     std::istringstream lines(text);
     std::ostringstream errors;
     Run run;
-    run.report = import_lines(lines, publisher, clock, errors, give_up);
+    base::Metrics metrics;
+    ImportMetrics import_metrics(metrics);
+    run.report = import_lines(lines, publisher, import_metrics, clock, errors, give_up);
+    run.metrics = metrics.render();
     run.errors = errors.str();
     run.log = sink->log();
     return run;
@@ -200,6 +206,30 @@ TEST_CASE("an event that may have been stored is reported as unknown and not sen
     CHECK(run.report.unknown == 1);
     CHECK(run.log.size() == 2);
     CHECK(run.errors.find("line 2: ") != std::string::npos);
+}
+
+TEST_CASE("the metrics of an import say what became of its lines, as its report does") {
+    AnsweringSink::Script script;
+    script.answers[0] = kafka::Persistence::possibly_persisted;
+    const auto ended = import_text(increment("a", 1) + "\n\n{broken\n" + increment("a", 2), script);
+    const auto says = [](const Run& run, const std::string& line) {
+        return run.metrics.find("\n" + line + "\n") != std::string::npos;
+    };
+    CHECK(says(ended, "tidemark_import_lines_total 3"));
+    CHECK(says(ended, R"(tidemark_import_outcomes_total{outcome="accepted"} 1)"));
+    CHECK(says(ended, R"(tidemark_import_outcomes_total{outcome="failed"} 0)"));
+    CHECK(says(ended, R"(tidemark_import_outcomes_total{outcome="refused"} 1)"));
+    CHECK(says(ended, R"(tidemark_import_outcomes_total{outcome="unknown"} 1)"));
+
+    const auto too_large = import_text(increment("a", 1) + std::string(script.most_bytes, ' '));
+    CHECK(too_large.report.refused == 1);
+    CHECK(too_large.errors == "line 1: too large for its topic\n");
+    CHECK(says(too_large, R"(tidemark_import_outcomes_total{outcome="refused"} 1)"));
+
+    script.full_at_first = 1'000'000;
+    const auto given_up = import_text(increment("a", 1), script, [](auto) { return true; });
+    CHECK(given_up.report.failed == 1);
+    CHECK(says(given_up, R"(tidemark_import_outcomes_total{outcome="failed"} 1)"));
 }
 
 TEST_CASE("an import that gives up names every line that was not stored") {
