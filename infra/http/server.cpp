@@ -267,7 +267,7 @@ private:
 
     void accept();
     void accept_pending(TimePoint now);
-    void admit(Descriptor descriptor, std::string peer_address);
+    void admit(Descriptor descriptor, const std::string& peer_address);
     void refuse_without_descriptor(TimePoint now);
     void await_mail();
     void take_mail();
@@ -684,7 +684,7 @@ void Loop::accept_pending(TimePoint now) {
     }
 }
 
-void Loop::admit(Descriptor descriptor, std::string peer_address) {
+void Loop::admit(Descriptor descriptor, const std::string& peer_address) {
     auto& counters = shared_.counters;
     const auto max = shared_.options.max_connections;
     counters.accepted.fetch_add(1, std::memory_order_relaxed);
@@ -797,7 +797,8 @@ void Loop::session_closed(const std::string& peer_address) noexcept {
 void Loop::finish_if_done() noexcept {
     if (!draining_ || sessions_ > 0 || finished_) return;
     finished_ = true;
-    timer_.cancel();
+    ErrorCode ignored;  // cancelling a timer cannot fail
+    timer_.cancel(ignored);
     wake_.release();
 }
 

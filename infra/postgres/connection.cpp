@@ -65,7 +65,7 @@ std::string trimmed(std::string text) {
 
 class ResultBody final : public Rows::Body {
 public:
-    explicit ResultBody(pqxx::result result) : result_(std::move(result)) {}
+    explicit ResultBody(const pqxx::result& result) : result_(result) {}  // shares the rows
 
     [[nodiscard]] std::size_t rows() const noexcept override { return static_cast<std::size_t>(result_.size()); }
     [[nodiscard]] std::size_t affected() const noexcept override {
@@ -82,8 +82,8 @@ private:
     pqxx::result result_;
 };
 
-Rows to_rows(pqxx::result result) {
-    return Rows(std::make_unique<ResultBody>(std::move(result)));
+Rows to_rows(const pqxx::result& result) {
+    return Rows(std::make_unique<ResultBody>(result));
 }
 
 /// Collects what comes in on one channel.

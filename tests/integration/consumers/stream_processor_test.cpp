@@ -123,7 +123,7 @@ public:
           tables(database, target),
           settings_(std::move(settings)),
           processor(options(), target, source, settings_.check_log, clock_, metrics_) {
-        source.with([this](FakeLog& log, FakeSource& group) {
+        source.with([](FakeLog& log, FakeSource& group) {
             std::vector<std::int32_t> all;
             for (std::int32_t partition = 0; partition < log.partitions(); ++partition)
                 all.push_back(partition);

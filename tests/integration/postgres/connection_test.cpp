@@ -68,7 +68,7 @@ TEST_CASE("each session has its time-outs and formats, whatever the DSN says") {
                                  "-c default_transaction_isolation=serializable'"}) {
         pg::Connection connection(way, options);
         const pg::Statement ask = {"ask", "select setting from pg_settings where name = $1"};
-        for (const auto& [name, expected] : std::map<std::string, std::string>{
+        for (const auto& setting : std::map<std::string, std::string>{
                  {"application_name", "tidemark-test"},
                  {"statement_timeout", "1500"},
                  {"lock_timeout", "700"},
@@ -80,8 +80,8 @@ TEST_CASE("each session has its time-outs and formats, whatever the DSN says") {
                  {"search_path", "pg_catalog, public"},
                  {"default_transaction_isolation", "read committed"},
              }) {
-            CAPTURE(name);
-            CHECK(connection.run(ask, pg::Params().add(name)).text(0, 0) == expected);
+            CAPTURE(setting.first);
+            CHECK(connection.run(ask, pg::Params().add(setting.first)).text(0, 0) == setting.second);
         }
         CHECK(connection.backend_pid() ==
               std::stoi(std::string(connection.run({"pid", "select pg_backend_pid()"}).text(0, 0))));
@@ -246,34 +246,35 @@ TEST_CASE("a refusal at the commit itself keeps its meaning, and the connection"
 
 TEST_CASE("each class of failure is told by its SQLSTATE, also those that libpqxx forgets") {
     pg::Connection connection(dsn(), {});
-    for (const auto& [code, expected] : std::map<std::string, Failure>{{"40001", Failure::retryable},
-                                                                       {"40P01", Failure::retryable},
-                                                                       {"40003", Failure::retryable},
-                                                                       {"40000", Failure::retryable},
-                                                                       {"55P03", Failure::retryable},
-                                                                       {"57014", Failure::retryable},
-                                                                       {"53100", Failure::retryable},
-                                                                       {"53200", Failure::retryable},
-                                                                       {"53300", Failure::retryable},
-                                                                       {"53400", Failure::retryable},
-                                                                       {"22003", Failure::data},
-                                                                       {"22P02", Failure::data},
-                                                                       {"23502", Failure::data},
-                                                                       {"23505", Failure::data},
-                                                                       {"23P01", Failure::data},
-                                                                       {"54000", Failure::data},
-                                                                       {"0A000", Failure::schema_changed},
-                                                                       {"42703", Failure::schema_changed},
-                                                                       {"42P01", Failure::schema_changed},
-                                                                       {"26000", Failure::schema_changed},
-                                                                       {"42501", Failure::bug},
-                                                                       {"42601", Failure::bug},
-                                                                       {"58030", Failure::bug},
-                                                                       {"P0001", Failure::bug},
-                                                                       {"XX000", Failure::bug}}) {
-        CAPTURE(code);
+    for (const auto& each : std::map<std::string, Failure>{{"40001", Failure::retryable},
+                                                           {"40P01", Failure::retryable},
+                                                           {"40003", Failure::retryable},
+                                                           {"40000", Failure::retryable},
+                                                           {"55P03", Failure::retryable},
+                                                           {"57014", Failure::retryable},
+                                                           {"53100", Failure::retryable},
+                                                           {"53200", Failure::retryable},
+                                                           {"53300", Failure::retryable},
+                                                           {"53400", Failure::retryable},
+                                                           {"22003", Failure::data},
+                                                           {"22P02", Failure::data},
+                                                           {"23502", Failure::data},
+                                                           {"23505", Failure::data},
+                                                           {"23P01", Failure::data},
+                                                           {"54000", Failure::data},
+                                                           {"0A000", Failure::schema_changed},
+                                                           {"42703", Failure::schema_changed},
+                                                           {"42P01", Failure::schema_changed},
+                                                           {"26000", Failure::schema_changed},
+                                                           {"42501", Failure::bug},
+                                                           {"42601", Failure::bug},
+                                                           {"58030", Failure::bug},
+                                                           {"P0001", Failure::bug},
+                                                           {"XX000", Failure::bug}}) {
+        const auto& [code, expected] = each;
+        CAPTURE(each.first);
         auto transaction = connection.begin();
-        const auto failed = outcome([&, errcode = code] {
+        const auto failed = outcome([&, errcode = each.first] {
             transaction.run_script("do $$ begin raise exception using errcode = '" + errcode + "'; end $$");
         });
         CHECK(failed.failure == expected);

@@ -267,8 +267,9 @@ TEST_CASE("the server answers by itself what no route takes, reads the body, and
         Case{"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plainer\r\nContent-Length: 2\r\n\r\n{}", 415,
              "Content-Type"},
     };
-    for (const auto& [bytes, status, says] : cases) {
-        CAPTURE(bytes);
+    for (const auto& each : cases) {
+        const auto& [bytes, status, says] = each;
+        CAPTURE(each.bytes);
         Peer peer;
         peer.feed(bytes + request("GET /item/1"));
         CHECK(peer.statuses() == std::vector{status, 200});

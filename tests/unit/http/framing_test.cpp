@@ -94,9 +94,9 @@ TEST_CASE("one reading of the body's length, or none") {
         Case{"Content-Length: 99999999999999999999999999\r\n", 400},
         Case{"Content-Length : 5\r\n", 400},
     };
-    for (const auto& [lines, expected] : cases) {
-        CAPTURE(lines);
-        CHECK(verdict(get_with(lines)) == expected);
+    for (const auto& each : cases) {
+        CAPTURE(each.lines);
+        CHECK(verdict(get_with(each.lines)) == each.expected);
     }
 }
 
@@ -170,6 +170,7 @@ TEST_CASE("a connection stays unless someone says close") {
     CHECK(keeps("Connection: Upgrade\r\nUpgrade: h2c\r\n"));
     CHECK_FALSE(keeps("Connection: close\r\n"));
     CHECK_FALSE(keeps("Connection: keep-alive, CLOSE\r\n"));
+    CHECK_FALSE(keeps("Connection: close \t, keep-alive\r\n"));
     CHECK_FALSE(keeps("Connection: keep-alive\r\nConnection: close\r\n"));
 }
 
@@ -184,8 +185,8 @@ TEST_CASE("only 100-continue can be expected") {
 TEST_CASE("the request line: a token, an origin-form of printable ASCII, and a version we speak") {
     const auto line = [](std::string_view text) { return std::string(text) + "\r\nHost: a\r\n\r\n"; };
     for (const std::string_view good :
-         {"GET / HTTP/1.1", "PURGE / HTTP/1.1", "GET /a?b=c&d=%20e HTTP/1.1", "GET //a HTTP/1.1", "GET /a%2Fb HTTP/1.1",
-          "GET /a{b}|\"^`<> HTTP/1.1", "POST /~!$&'()*+,;=:@ HTTP/1.0"}) {
+         {"GET / HTTP/1.1", "PATCH / HTTP/1.1", "PURGE / HTTP/1.1", "GET /a?b=c&d=%20e HTTP/1.1", "GET //a HTTP/1.1",
+          "GET /a%2Fb HTTP/1.1", "GET /a{b}|\"^`<> HTTP/1.1", "POST /~!$&'()*+,;=:@ HTTP/1.0"}) {
         CAPTURE(good);
         CHECK(verdict(line(good)) == kTaken);
     }
@@ -322,6 +323,14 @@ TEST_CASE("the scan ends a block at its empty line and leaves what follows") {
     CHECK(scan.end() == block.size());
 }
 
+TEST_CASE("a scan that has refused stays with it, whatever comes") {
+    HeaderScan scan;
+    CHECK_FALSE(scan.advance("GET / HTTP/1.1\n", kLimits));
+    CHECK(scan.refusal().status == 400);
+    CHECK_FALSE(scan.advance("GET / HTTP/1.1\nHost: a\r\n\r\n", kLimits));
+    CHECK(scan.refusal().status == 400);
+}
+
 namespace {
 
 struct Decoded {
@@ -363,9 +372,10 @@ TEST_CASE("a chunked body decodes to the same bytes however it is cut, and not o
         Case{"4\r\n\r\n\r\n\r\n0\r\n\r\n", "\r\n\r\n"},
         Case{"3\r\n0\r\n\r\n0\r\n\r\n", "0\r\n"},
     };
-    for (const auto& [raw, body] : cases) {
+    for (const auto& each : cases) {
+        const auto& [raw, body] = each;
         for (std::size_t step = 1; step <= raw.size() + 1; ++step) {
-            CAPTURE(raw);
+            CAPTURE(each.raw);
             CAPTURE(step);
             const auto decoded = decode(raw + "GET /next", step);
             CHECK(decoded.state == ChunkDecoder::State::complete);

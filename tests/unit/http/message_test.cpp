@@ -56,9 +56,9 @@ TEST_CASE("percent escapes are decoded once, and a plus only where it means a sp
         Case{"a%00b", true, std::nullopt},
         Case{"%%30", false, std::nullopt},
     };
-    for (const auto& [text, plus_is_space, expected] : cases) {
-        CAPTURE(text);
-        CHECK(percent_decode(text, plus_is_space) == expected);
+    for (const auto& each : cases) {
+        CAPTURE(each.text);
+        CHECK(percent_decode(each.text, each.plus_is_space) == each.expected);
     }
 }
 

@@ -73,8 +73,9 @@ TEST_CASE("a path finds its template, a literal before a parameter, and paramete
         Case{Method::get, "/a/b/c/d/e/f/g/h/i/j/k", "", {}},
     };
     std::vector<std::string> params = {"left", "over", "from", "before"};
-    for (const auto& [method, path, expected, expected_params] : cases) {
-        CAPTURE(path);
+    for (const auto& each : cases) {
+        const auto& [method, path, expected, expected_params] = each;
+        CAPTURE(each.path);
         const auto match = router.match(method, path, params);
         CHECK_FALSE(match.bad_escape);
         CHECK(match.allow.empty());
@@ -92,6 +93,10 @@ TEST_CASE("a path without the method lists those it has") {
     CHECK(router.match(Method::other, "/vehicles/windows", params).allow == "GET, HEAD, OPTIONS");
     CHECK(router.match(Method::put, "/vehicles/windows", params).allow == "GET, HEAD, OPTIONS");
     CHECK(router.match(Method::head, "/increment", params).route == nullptr);
+    Router edits;
+    edits.add(route(Method::patch, "/a"));
+    edits.add(route(Method::del, "/a"));
+    CHECK(edits.match(Method::get, "/a", params).allow == "PATCH, DELETE, OPTIONS");
 }
 
 TEST_CASE("a path that does not decode is told apart from one that is not there") {
