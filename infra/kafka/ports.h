@@ -52,7 +52,7 @@ public:
 enum class Persistence : std::uint8_t {
     persisted,           ///< every in-sync replica has it
     not_persisted,       ///< it is in no log and never will be
-    possibly_persisted,  ///< it was on the wire when it failed
+    possibly_persisted,  ///< it was, or may have been, on the wire when it failed
 };
 
 /// What became of one produced record.

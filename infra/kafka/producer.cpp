@@ -15,7 +15,6 @@
 #include <atomic>
 #include <cassert>
 #include <condition_variable>
-#include <cstdio>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -35,6 +34,12 @@ constexpr auto kIdleTick = 100ms;
 
 // Deliveries handed over at once; also how many are taken before the tick is looked at again.
 constexpr std::size_t kBatch = 1024;
+
+// What is handed over of a partition at once: not more than one request of the client takes (10,000 records or 1 MB).
+// With five records on the wire and others behind them its thread spins until the broker answers (librdkafka 2.0.2:
+// rd_kafka_toppar_producer_serve takes records in flight for requests); and what is still here can be given back.
+constexpr std::size_t kMostRecords = 1'024;
+constexpr std::size_t kMostBytes = std::size_t{512} << 10;
 
 // Without a single acknowledgement for that long while records are out, nobody knows whether a broker is there: the
 // time that callers give a record.
@@ -62,24 +67,19 @@ constexpr auto kSayAgain = 10s;
 // A client that lived that long did not fail because of how it was made: its successor is made at once.
 constexpr auto kLongLife = 10s;
 
-std::string milliseconds_text(std::chrono::microseconds duration) {
-    std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%.3f", static_cast<double>(duration.count()) / 1000);
-    return text.data();
-}
-
 /// What is bound for one partition. It waits here while records of that partition are with the client, and is handed
 /// over together when those have been answered. So batches grow with the load by themselves while a lone record waits
 /// for nobody; a record that runs out of time here was surely never sent, and no gap is torn into the client's sequence
-/// numbers, which would make it begin a new epoch and send what is still unanswered a second time; and the client never
-/// has five requests of a partition on the wire, at which its thread spins (librdkafka 2.0.2:
-/// rd_kafka_toppar_producer_serve).
+/// numbers, which would make it begin a new epoch and send what is still unanswered a second time; and the client
+/// seldom has records of a partition behind others on the wire (see kMostRecords).
 struct Lane {
     std::mutex mutex;  // guards waiting
     StagedRecords waiting;
     std::atomic<std::size_t> staged{0};     // the size of waiting
     std::atomic<std::size_t> in_client{0};  // changed by the delivery thread alone
-    Clock::time_point heard_at{};           // the delivery thread's: of its last hand-over or answer
+    // The delivery thread's.
+    Clock::time_point heard_at{};          // the last hand-over or answer
+    std::optional<Clock::time_point> due;  // when what waits goes to the client, whatever the others do
 };
 
 /// One client and what belongs to it; given up as a whole after a fatal error.
@@ -114,14 +114,16 @@ std::shared_ptr<Instance> make_instance(const ProducerOptions& options, void (*w
     conf.set("partitioner", "murmur2_random");
     conf.set("queue.buffering.max.messages", options.queue_records);
     conf.set("queue.buffering.max.kbytes", options.queue_kbytes);
-    conf.set("queue.buffering.max.ms", milliseconds_text(options.linger));
-    conf.set("message.timeout.ms", 0);  // it would tear a gap; Lane::heard_at stands for it
+    conf.set("queue.buffering.max.ms", 0);  // lanes linger; the client's shortest wait is a millisecond
+    conf.set("message.timeout.ms", 0);      // it would tear a gap; Lane::heard_at stands for it
     conf.set("socket.timeout.ms", options.socket_timeout.count());
     // The broker says that it is waiting for replicas before the client gives the connection up: a time-out is the
     // first half of what makes an idempotent producer fail fatally.
     conf.set("request.timeout.ms", options.socket_timeout.count() * 4 / 5);
     conf.set("compression.codec", options.compression);
     conf.keep("delivery.report.only.error");
+    // Those that run out leave behind what NOT_LEADER_FOR_PARTITION leaves open: see persistence_of.
+    conf.keep("message.send.max.retries");
     conf.apply(options.properties);
     rd_kafka_conf_set_events(conf.get(), RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
 
@@ -139,6 +141,11 @@ Persistence persistence_of(const rd_kafka_message_t& message) noexcept {
         case RD_KAFKA_MSG_STATUS_PERSISTED:
             return Persistence::persisted;
         case RD_KAFKA_MSG_STATUS_NOT_PERSISTED:
+            // True of what a broker refused, and known here only of what was never sent. What the client fails by
+            // itself (purged, its topic gone) it may have sent before: it takes NOT_LEADER_FOR_PARTITION and its like
+            // for proof that nothing was stored, but a leader that is replaced while it waits for its replicas answers
+            // so for what its successor has.
+            if (message.err <= RD_KAFKA_RESP_ERR__END) break;
             return Persistence::not_persisted;
         case RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED:
             break;
@@ -178,6 +185,7 @@ struct Producer::State {
 
     ~State() {
         closing = true;
+        draining = available.load();
         set_unavailable("it is being closed");
         wait_idle(kFlushLimit);
         give_up = true;
@@ -214,13 +222,15 @@ struct Producer::State {
         auto& lanes = routes[record.topic];
         auto& lane =
             lanes[static_cast<std::size_t>(murmur2_partition(record.key, static_cast<std::int32_t>(lanes.size())))];
+        bool first = false;
         {
             const std::lock_guard lock(lane.mutex);
+            first = lane.waiting.empty();
             lane.waiting.add(record.key, record.value, record.headers, record.tag, record.give_up_at);
             lane.staged = lane.waiting.size();
         }
-        // Otherwise the report of what is with the client wakes the delivery thread.
-        if (lane.in_client == 0) wake();
+        // Otherwise the delivery thread has seen the first, or is woken by the report of what is with the client.
+        if (first && lane.in_client == 0) wake();
         return Enqueued::ok;
     }
 
@@ -299,7 +309,7 @@ struct Producer::State {
             // its end.
             serving = instance().get();
             if (serving != nullptr) drain(*serving);
-            if (serving != nullptr && (available || closing)) hand_to_client(*serving);
+            if (serving != nullptr && (available || draining)) hand_to_client(*serving);
             serve_retired();
             take_placed();
             hand_over();
@@ -328,24 +338,35 @@ struct Producer::State {
 
     /// Waits for something to do, or for the next tick.
     void doze() {
+        const auto tick = Clock::now() + (outstanding != 0 ? kBusyTick : kIdleTick);
         std::unique_lock lock(dozing);
-        wakes.wait_for(lock, outstanding != 0 ? kBusyTick : kIdleTick, [this] { return due.load(); });
+        wakes.wait_until(lock, std::min(tick, next_due), [this] { return due.load(); });
         due = false;  // before looking: what comes from now on wakes again
+        next_due = Clock::time_point::max();
     }
 
-    /// Hands over what waits for partitions of which nothing is with the client.
+    /// Hands over what waits for partitions of which nothing is with the client: at once when nothing at all is there,
+    /// otherwise within the linger, so that partitions fall into step and share the threads' wake-ups.
     void hand_to_client(Instance& to) {
+        const bool alone = to.outstanding == 0;
+        const auto now = Clock::now();
         for_each_lane([&](Lane& lane, TopicIndex topic, std::int32_t partition) {
             if (lane.in_client != 0 || lane.staged == 0) return;
-            released.clear();
+            if (!lane.due) lane.due = now + options.linger;
+            if (!alone && now < *lane.due) {
+                next_due = std::min(next_due, *lane.due);
+                return;
+            }
+            lane.due.reset();
             {
                 const std::lock_guard lock(lane.mutex);
-                std::swap(released, lane.waiting);
-                lane.staged = 0;
+                drop_overdue(lane, now);  // the whole process may have stood still
+                lane.waiting.take(released, kMostRecords, kMostBytes);
+                lane.staged = lane.waiting.size();
                 lane.in_client = released.size();
             }
             to.outstanding += released.size();
-            lane.heard_at = Clock::now();
+            lane.heard_at = now;
             released.for_each([&](std::string_view key, std::string_view value, std::span<const Header> headers,
                                   std::uint64_t tag) {
                 const auto code = enqueue(to.client.get(), to.topics[topic].get(), partition, key, value, headers, tag);
@@ -354,6 +375,7 @@ struct Producer::State {
                 --to.outstanding;
                 give_back(tag, key.size() + value.size(), code);
             });
+            released.clear();
         });
     }
 
@@ -413,12 +435,17 @@ struct Producer::State {
         for_each_lane([&](Lane& lane, TopicIndex, std::int32_t) {
             if (lane.staged == 0) return;
             const std::lock_guard lock(lane.mutex);
-            lane.waiting.drop_overdue(now, [this](std::uint64_t tag, std::size_t size) {
-                give_back(tag, size, RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE);
-            });
-            lane.staged = lane.waiting.size();
+            drop_overdue(lane, now);
         });
         hand_over();
+    }
+
+    /// The lane is locked.
+    void drop_overdue(Lane& lane, Clock::time_point now) {
+        lane.waiting.drop_overdue(now, [this](std::uint64_t tag, std::size_t size) {
+            give_back(tag, size, RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE);
+        });
+        lane.staged = lane.waiting.size();
     }
 
     /// A record that nobody has answered for so long must not come into the log at some later hour.
@@ -716,6 +743,7 @@ struct Producer::State {
     std::vector<Delivery> batch;
     StagedRecords released;
     Clock::time_point progress_at;
+    Clock::time_point next_due = Clock::time_point::max();  // of the lanes that linger
 
     // The supervising thread's own.
     std::optional<Admin> admin;
@@ -734,6 +762,7 @@ struct Producer::State {
     std::atomic<bool> available{false};
     std::atomic<bool> ready{false};
     std::atomic<bool> closing{false};
+    std::atomic<bool> draining{false};  // closing, with a broker there to take what waits
     std::atomic<bool> give_up{false};
 
     std::mutex dozing;

@@ -16,8 +16,8 @@ struct ProducerOptions {
     std::string client_id = "tidemark";
     std::int64_t queue_records = 10'000;  ///< waiting or in flight; more is Enqueued::full
     std::int64_t queue_kbytes = 64 * 1024;
-    /// How long the client waits for more records once it was handed some. Batches grow without it while a broker is
-    /// busy with the records before.
+    /// How long a record may wait for those of other partitions to be answered, so that all go on together. One that
+    /// comes while nothing is under way does not wait.
     std::chrono::microseconds linger{500};
     /// The longest that a record handed to the client may stay unanswered before all that this client holds is given up
     /// as possibly persisted: later it must not come into the log any more.

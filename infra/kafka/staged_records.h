@@ -5,6 +5,7 @@
 #include <array>
 #include <cassert>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -15,12 +16,15 @@
 
 namespace tidemark::kafka {
 
-/// Records to be produced, by value and in order of arrival, in memory that is used again: to stage one allocates
-/// nothing once the busiest moment has passed. Internal to infra/kafka. One thread at a time.
+/// Records to be produced, by value and in order of arrival, in memory that is used again: in usual traffic to stage
+/// one allocates nothing. Internal to infra/kafka. One thread at a time.
 class StagedRecords {
 public:
     using TimePoint = std::chrono::steady_clock::time_point;
     static constexpr std::size_t kMaxHeaders = 8;
+    /// What an empty one may hold on to: about a thousand records of the usual size, for each partition. A burst is as
+    /// large as the whole producer's queue, and comes to every partition some day.
+    static constexpr std::size_t kKeptBytes = std::size_t{256} << 10;
 
     /// Precondition: at most kMaxHeaders headers.
     void add(std::string_view key, std::string_view value, std::span<const Header> headers, std::uint64_t tag,
@@ -56,6 +60,28 @@ public:
         }
     }
 
+    /// Moves the oldest to `to`, which is empty: as many as are within both limits, but one at least.
+    void take(StagedRecords& to, std::size_t most_records, std::size_t most_bytes) {
+        assert(to.empty());
+        std::size_t count = 0;
+        std::size_t bytes = 0;
+        for (const auto& entry : std::span(entries_).subspan(first_)) {
+            if (count != 0 && (count == most_records || bytes + entry.bytes > most_bytes)) break;
+            ++count;
+            bytes += entry.bytes;
+        }
+        if (count == size()) {
+            std::swap(*this, to);
+            return;
+        }
+        const auto begin = entries_.begin() + static_cast<std::ptrdiff_t>(first_);
+        to.entries_.assign(begin, begin + static_cast<std::ptrdiff_t>(count));
+        to.bytes_.assign(bytes_, first_byte_, bytes);
+        first_ += count;
+        first_byte_ += bytes;
+        compact();
+    }
+
     /// Removes, from the oldest on, what had to be sent by `now`: `visit(tag, bytes of key and value)` for each. One
     /// that may wait longer keeps those behind it.
     template <typename Visit>
@@ -65,17 +91,23 @@ public:
             visit(entry.tag, std::size_t{entry.key} + entry.value);
             first_byte_ += entry.bytes;
         }
-        if (empty()) clear();
+        compact();
     }
 
     void clear() noexcept {
         entries_.clear();
+        if (entries_.capacity() * sizeof(Entry) > kKeptBytes) std::vector<Entry>().swap(entries_);
         bytes_.clear();
+        if (bytes_.capacity() > kKeptBytes) std::string().swap(bytes_);  // an assignment would keep it
         first_ = 0;
         first_byte_ = 0;
     }
     [[nodiscard]] bool empty() const noexcept { return first_ == entries_.size(); }
     [[nodiscard]] std::size_t size() const noexcept { return entries_.size() - first_; }
+    /// Bytes that it holds on to, used or not.
+    [[nodiscard]] std::size_t memory() const noexcept {
+        return bytes_.capacity() + entries_.capacity() * sizeof(Entry);
+    }
 
 private:
     struct Entry {
@@ -86,6 +118,16 @@ private:
         std::uint32_t value = 0;
         std::uint32_t headers = 0;  // how many follow, each behind its two sizes
     };
+
+    /// Records may come and go for as long as a partition's broker is away, without a moment at which none waits.
+    void compact() {
+        if (empty()) return clear();
+        if (first_ <= entries_.size() / 2) return;
+        bytes_.erase(0, first_byte_);
+        entries_.erase(entries_.begin(), entries_.begin() + static_cast<std::ptrdiff_t>(first_));
+        first_ = 0;
+        first_byte_ = 0;
+    }
 
     static std::uint32_t size_of(std::string_view text) noexcept { return static_cast<std::uint32_t>(text.size()); }
 
