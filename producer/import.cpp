@@ -58,6 +58,12 @@ public:
         changed_.wait_for(lock, limit, [&] { return count_ <= most || !returned_.empty(); });
     }
 
+    // Waits until nothing is in flight, at most `limit`; true when so.
+    bool wait_idle(std::chrono::milliseconds limit) {
+        std::unique_lock lock(mutex_);
+        return changed_.wait_for(lock, limit, [&] { return count_ == 0; });
+    }
+
     [[nodiscard]] std::size_t count() const {
         const std::lock_guard lock(mutex_);
         return count_;
@@ -151,8 +157,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, Import
     while (!gave_up) {
         if (in_flight.any_returned()) {
             // Once nothing is out any more, what came back and what follows it is in one hand and can be put in order.
-            in_flight.wait(0, kRetry);
-            if (in_flight.count() > 0) continue;
+            if (!in_flight.wait_idle(kRetry)) continue;
             auto returned = in_flight.take_returned();
             std::move(todo.begin(), todo.end(), std::back_inserter(returned));
             todo = std::move(returned);
@@ -173,8 +178,8 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, Import
         }
     }
     // Nothing may refer to `in_flight` any more: the publisher answers everything within its own deadline.
-    while (in_flight.count() > 0)
-        in_flight.wait(0, kRetry);
+    while (!in_flight.wait_idle(kRetry)) {
+    }
     for (auto& line : in_flight.take_returned())
         todo.push_back(std::move(line));
     for (const auto& line : todo)

@@ -4,11 +4,14 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <condition_variable>
+#include <ctime>
 #include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -27,6 +30,7 @@ public:
         std::size_t full_at_first = 0;                      // how many produce calls find no room
         std::size_t most_bytes = 10'000;                    // a longer value is too large
         std::map<std::size_t, kafka::Persistence> answers;  // by order of taking; all others are persisted
+        std::optional<std::size_t> late;                    // the one whose answer needs a while
     };
 
     AnsweringSink(Listener& listener, Script script)
@@ -77,6 +81,7 @@ private:
             if (persistence == kafka::Persistence::persisted) log_.push_back(taken_[n]);
             const kafka::Delivery delivery{tags_[n], persistence, 0, static_cast<std::int64_t>(n)};
             lock.unlock();
+            if (script_.late == n) std::this_thread::sleep_for(std::chrono::milliseconds(500));
             listener_.on_deliveries({&delivery, 1});
             lock.lock();
         }
@@ -130,6 +135,19 @@ Run import_text(
 }
 
 }  // namespace
+
+TEST_CASE("an import waits without work while one line came back and others are still out") {
+    const auto cpu_now = [] {
+        timespec at{};
+        REQUIRE(::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at) == 0);
+        return std::chrono::seconds(at.tv_sec) + std::chrono::nanoseconds(at.tv_nsec);
+    };
+    const auto before = cpu_now();
+    const auto run = import_text(increment("a", 1) + "\n" + increment("b", 2) + "\n",
+                                 {.answers = {{0, kafka::Persistence::not_persisted}}, .late = 1});
+    CHECK(run.report.accepted == 2);
+    CHECK(cpu_now() - before < std::chrono::milliseconds(250));  // it waits for twice as long
+}
 
 TEST_CASE("an imported line reaches its stream's topic byte for byte, under its entity's key") {
     const auto line =
