@@ -45,7 +45,7 @@ struct Options {
     bool allow_open = false;
     std::int64_t http_threads = 0;
     std::int64_t max_connections = 10'000;
-    std::int64_t linger_us = 500;
+    std::int64_t linger_us = 200;
     std::int64_t publish_records = 10'000;
     std::int64_t publish_bytes = std::int64_t{64} << 20;
     std::int64_t db_connections = 2;

@@ -18,7 +18,7 @@ struct ProducerOptions {
     std::int64_t queue_kbytes = 64 * 1024;
     /// How long a record may wait for those of other partitions to be answered, so that all go on together. One that
     /// comes while nothing is under way does not wait.
-    std::chrono::microseconds linger{500};
+    std::chrono::microseconds linger{200};
     /// The longest that a record handed to the client may stay unanswered before all that this client holds is given up
     /// as possibly persisted: later it must not come into the log any more.
     std::chrono::milliseconds message_timeout{60'000};

@@ -17,7 +17,7 @@ from bench.world import Sent, World, Worlds, Wrong
 _lingers_us = (0, 200, 500, 1_000, 2_000, 5_000)
 _connections = (16, 64, 256)
 _partitions = (1, 2, 4, 8)
-_default_linger_us = 500
+_default_linger_us = 200
 
 
 @dataclass(frozen=True)
