@@ -146,8 +146,9 @@ struct Admin::State {
         return event;
     }
 
-    /// What the leaders say for the special timestamp `which`, by partition. A leader that changes, or that of a new
-    /// topic which not every broker has heard of, is asked again.
+    /// What the leaders say for the special timestamp `which`, by partition. Asked again are a leader that changes,
+    /// that of a new topic of which not every broker has heard, and any while the client has forgotten the topic, as it
+    /// does when a broker was away; a topic that is not there is looked for once more.
     std::vector<std::int64_t> offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
         const auto until = Clock::now() + timeout;
         base::Backoff backoff(10ms, 200ms, 1);
@@ -155,7 +156,11 @@ struct Admin::State {
             try {
                 return ask_offsets(topic, partitions, which);
             } catch (const Error& error) {
-                if (!error.is_retryable() || Clock::now() >= until) throw;
+                const bool forgotten = error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
+                                       error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+                if ((!error.is_retryable() && !forgotten) || Clock::now() >= until) throw;
+                // Asking for the count renews what the client remembers.
+                if (forgotten && partition_count(topic).value_or(0) < partitions) throw;
             }
             std::this_thread::sleep_for(backoff.next());
         }

@@ -19,6 +19,16 @@ TEST_CASE("a broker that is not the leader yet is asked for offsets again") {
     CHECK(admin.end_offsets("t", 2) == std::vector<std::int64_t>{0, 0});
 }
 
+TEST_CASE("a topic that the client does not know for the moment is asked for offsets again") {
+    MockCluster cluster;
+    cluster.create_topic("t", 2);
+    Admin admin(cluster.brokers());
+    cluster.set_topic_error("t", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    CHECK_THROWS_AS(admin.end_offsets("t", 2), Error);  // the client remembers that there is no such topic
+    cluster.set_topic_error("t", RD_KAFKA_RESP_ERR_NO_ERROR);
+    CHECK(admin.end_offsets("t", 2) == std::vector<std::int64_t>{0, 0});
+}
+
 TEST_CASE("an error that will not pass by itself is told at once") {
     MockCluster cluster;
     cluster.create_topic("t", 2);
