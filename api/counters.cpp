@@ -184,10 +184,8 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
         const auto& rows = look.rows;
         // The row after the windows says that there is such a counter.
         if (look.items == 0 || rows.integer(look.items - 1, 0) == kWindowPart) return {.missing = kNoSuchCounter};
-        auto windows = look.items - 1;
         const auto cut_off = look.cut_off(4);
-        while (cut_off && windows > 0 && rows.instant(windows - 1, 2) >= *cut_off)
-            --windows;
+        const auto windows = look.complete(look.items - 1, 2, cut_off);
         const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
         Items items(asked.media, kColumns);
         for (std::size_t row = 0; row < shown; ++row) {

@@ -58,12 +58,9 @@ struct Options {
 };
 
 std::vector<std::string> check(const Options& options) {
-    std::vector<std::string> wrong;
-    std::string why;
-    const auto endpoint = http::read_endpoint(options.listen, &why);
-    if (!endpoint) {
-        wrong.push_back("listen: " + why + ", e.g. 127.0.0.1:3333");
-    } else if (!endpoint->is_loopback() && !options.allow_open) {
+    auto wrong = http::check_endpoint("listen", options.listen, "127.0.0.1:3333");
+    const auto endpoint = http::read_endpoint(options.listen);
+    if (endpoint && !endpoint->is_loopback() && !options.allow_open) {
         wrong.push_back(
             "listen: " + endpoint->address +
             " can be reached from other machines, and with --auth open everybody there may write; listen on 127.0.0.1, "

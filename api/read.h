@@ -100,6 +100,13 @@ public:
         [[nodiscard]] std::optional<schemas::Timestamp> cut_off(std::size_t column) const {
             return rows.cell(items, column) ? std::optional(rows.instant(items, column)) : std::nullopt;
         }
+        /// How many of the first `bins` rows are complete; `column` has their starts.
+        [[nodiscard]] std::size_t complete(std::size_t bins, std::size_t column,
+                                           const std::optional<schemas::Timestamp>& cut_off) const {
+            while (cut_off && bins > 0 && rows.instant(bins - 1, column) >= *cut_off)
+                --bins;
+            return bins;
+        }
     };
     using LookCallback = std::function<void(std::variant<Look, const ProblemType*>)>;
     /// Runs a statement as described above. `then` is called once, maybe before this returns, and must not block.

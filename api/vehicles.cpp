@@ -506,10 +506,8 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
     };
     const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
         const auto& rows = look.rows;
-        auto windows = look.items;
         const auto cut_off = look.cut_off(4);
-        while (cut_off && windows > 0 && rows.instant(windows - 1, 2) >= *cut_off)
-            --windows;
+        const auto windows = look.complete(look.items, 2, cut_off);
         const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
         Items items(asked.media, kColumns);
         for (std::size_t row = 0; row < shown; ++row) {

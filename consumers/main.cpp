@@ -150,12 +150,6 @@ std::optional<std::vector<Live>> find_generations(const Options& options, const 
     return std::nullopt;
 }
 
-std::vector<std::string> check_listen(const std::string& listen) {
-    std::string why;
-    if (http::read_endpoint(listen, &why)) return {};
-    return {"admin-listen: " + why + ", e.g. 127.0.0.1:3334"};
-}
-
 constexpr milliseconds kStuckCheck{500};
 
 // A processor that does not go round hangs: its partitions are better off elsewhere. Counted in checks of our own, not
@@ -218,7 +212,7 @@ int run(const Options& options) {
         return std::nullopt;
     });
     http::ServerOptions server_options;
-    const auto endpoint = http::read_endpoint(options.admin_listen).value();  // `check_listen` has seen it
+    const auto endpoint = http::read_endpoint(options.admin_listen).value();  // its check has seen it
     server_options.address = endpoint.address;
     server_options.port = endpoint.port;
     server_options.threads = 1;
@@ -232,8 +226,7 @@ int run(const Options& options) {
                 lane.processor.run();
             } catch (const std::exception& error) {
                 log::error("processor_failed", {{"stream", stream}, {"error", error.what()}});
-                // At once, without a drain: what the other streams have in memory is in the log, and the client library
-                // may abort when it is wound up while partitions are being assigned.
+                // At once, without a drain: what the other streams have in memory is in the log.
                 ::_exit(base::kFailed);
             }
         });
@@ -255,8 +248,7 @@ int run(const Options& options) {
     }
     server.drain(milliseconds(500));
     log::info("stopped");
-    // The consumers are not closed: a static member does not leave its group by that, closing right after an assignment
-    // can abort the process inside the client library, and the truth is in the database.
+    // The consumers are not closed: a static member does not leave its group by that, and the truth is in the database.
     ::_exit(base::kDone);
 }
 
@@ -341,6 +333,6 @@ int main(int argc, char** argv) {
             });
         },
         [&](base::Settings& command) { command.flag("json", options.json, "One JSON object instead of a table."); });
-    settings.check([&] { return check_listen(options.admin_listen); });
+    settings.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3334"); });
     return settings.run(argc, argv);
 }

@@ -12,10 +12,10 @@ namespace tidemark::consumers {
 
 /// When what is buffered has to be written.
 struct FlushLimits {
-    std::chrono::milliseconds interval{
-        1'000};  ///< from the begin of a flush to the end of the next: how far the tables are behind
-    std::chrono::milliseconds longest{3'000};  ///< what slow flushes may stretch the interval to: together with the
-                                               ///< takeover of a dead owner it stays below ten seconds
+    /// How far the tables are behind: from a flush's begin to the end of the next.
+    std::chrono::milliseconds interval{1'000};
+    /// What slow flushes may stretch it to: with the takeover of a dead owner it stays below ten seconds.
+    std::chrono::milliseconds longest{3'000};
     std::size_t records = 100'000;
     std::size_t bytes = 32 * 1024 * 1024;
     std::chrono::milliseconds early{50};   ///< least distance of two flushes that readers asked for

@@ -82,16 +82,10 @@ private:
     std::array<char, 65'536> buffer_{};
 };
 
-std::vector<std::string> check_listen(const std::string& listen) {
-    std::string why;
-    if (http::read_endpoint(listen, &why)) return {};
-    return {"admin-listen: " + why + ", e.g. 127.0.0.1:3335"};
-}
-
 // Null: another import has the default address, which is no reason to fail this one.
 std::unique_ptr<http::Server> start_admin_listener(const Options& options, const http::Router& router) {
     http::ServerOptions server_options;
-    const auto endpoint = http::read_endpoint(options.admin_listen).value();  // `check_listen` has seen it
+    const auto endpoint = http::read_endpoint(options.admin_listen).value();  // its check has seen it
     server_options.address = endpoint.address;
     server_options.port = endpoint.port;
     server_options.threads = 1;
@@ -233,7 +227,7 @@ int main(int argc, char** argv) {
             command.text("admin-listen", options.admin_listen,
                          "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
                          "default one, the import warns and goes on without.");
-            command.check([&] { return check_listen(options.admin_listen); });
+            command.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3335"); });
         });
     settings.command(
         "send", "Publish one event, e.g. send tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'",

@@ -44,4 +44,10 @@ std::optional<Endpoint> read_endpoint(std::string_view text, std::string* why) {
     return std::nullopt;
 }
 
+std::vector<std::string> check_endpoint(std::string_view setting, std::string_view text, std::string_view example) {
+    std::string why;
+    if (read_endpoint(text, &why)) return {};
+    return {std::string(setting) + ": " + why + ", e.g. " + std::string(example)};
+}
+
 }  // namespace tidemark::http

@@ -146,24 +146,33 @@ struct Admin::State {
         return event;
     }
 
-    /// What the leaders say for the special timestamp `which`, by partition. Asked again are a leader that changes,
-    /// that of a new topic of which not every broker has heard, and any while the client has forgotten the topic, as it
-    /// does when a broker was away; a topic that is not there is looked for once more.
-    std::vector<std::int64_t> offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
+    /// Attempts until it succeeds or fails in a way that will not pass, at most `timeout`.
+    template <typename Attempt, typename MayPass>
+    auto insist(const Attempt& attempt, const MayPass& may_pass) {
         const auto until = Clock::now() + timeout;
         base::Backoff backoff(10ms, 200ms, 1);
         while (true) {
             try {
-                return ask_offsets(topic, partitions, which);
+                return attempt();
             } catch (const Error& error) {
-                const bool forgotten = error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
-                                       error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-                if ((!error.is_retryable() && !forgotten) || Clock::now() >= until) throw;
-                // Asking for the count renews what the client remembers.
-                if (forgotten && partition_count(topic).value_or(0) < partitions) throw;
+                if (Clock::now() >= until || !may_pass(error)) throw;
             }
             std::this_thread::sleep_for(backoff.next());
         }
+    }
+
+    /// What the leaders say for the special timestamp `which`, by partition. Asked again are a leader that changes,
+    /// that of a new topic of which not every broker has heard, and any while the client has forgotten the topic, as it
+    /// does when a broker was away; a topic that is not there is looked for once more.
+    std::vector<std::int64_t> offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
+        return insist([&] { return ask_offsets(topic, partitions, which); },
+                      [&](const Error& error) {
+                          const bool forgotten = error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
+                                                 error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+                          // Asking for the count renews what the client remembers.
+                          if (forgotten) return partition_count(topic).value_or(0) >= partitions;
+                          return error.is_retryable();
+                      });
     }
 
     std::vector<std::int64_t> ask_offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
@@ -198,22 +207,15 @@ struct Admin::State {
     /// Until the brokers know the new topic's leaders: a client that comes earlier is told that there is no such topic,
     /// or that it has fewer partitions, and remembers it. Asking for the count renews what the client remembers.
     void wait_for_leaders(const TopicSpec& spec) {
-        const auto until = Clock::now() + timeout;
-        base::Backoff backoff(10ms, 200ms, 1);
-        while (true) {
-            try {
-                if (partition_count(spec.name) == spec.partitions) {
-                    static_cast<void>(ask_offsets(spec.name, spec.partitions, RD_KAFKA_OFFSET_END));
-                    return;
-                }
-                if (Clock::now() >= until)
+        insist(
+            [&] {
+                if (partition_count(spec.name) != spec.partitions)
                     fail("partitions of topic " + spec.name, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
-            } catch (const Error& error) {
-                const bool may_pass = error.is_retryable() || error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
-                if (!may_pass || Clock::now() >= until) throw;
-            }
-            std::this_thread::sleep_for(backoff.next());
-        }
+                static_cast<void>(ask_offsets(spec.name, spec.partitions, RD_KAFKA_OFFSET_END));
+            },
+            [](const Error& error) {
+                return error.is_retryable() || error.code() == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+            });
     }
 
     rd_kafka_t* appender() {

@@ -124,11 +124,15 @@ void ClientConf::set(const char* name, const std::string& value) {
         throw Error("Kafka client setting " + std::string(name) + "=" + value + ": " + error.data(),
                     RD_KAFKA_RESP_ERR__INVALID_ARG, false, false);
     }
-    decided_[name] = read_back(conf_.get(), name);
+    decided_[name] = value_of(name);
 }
 
 void ClientConf::keep(const char* name) {
-    decided_[name] = read_back(conf_.get(), name);
+    decided_[name] = value_of(name);
+}
+
+std::string ClientConf::value_of(const char* name) const {
+    return read_back(conf_.get(), name);
 }
 
 void ClientConf::apply(const Properties& properties) {
@@ -142,7 +146,7 @@ void ClientConf::apply(const Properties& properties) {
                         false);
         }
         for (const auto& [ours, wanted] : decided) {
-            if (read_back(conf_.get(), ours.c_str()) != wanted) {
+            if (value_of(ours.c_str()) != wanted) {
                 throw Error("Kafka client setting " + name + " would change " + ours + ", which must stay " + wanted +
                                 ": leave it out",
                             RD_KAFKA_RESP_ERR__INVALID_ARG, false, false);

@@ -72,6 +72,8 @@ public:
     void set(const char* name, std::int64_t value) { set(name, std::to_string(value)); }
     /// Nobody may change the client's default.
     void keep(const char* name);
+    /// What is in force, as the client writes it.
+    [[nodiscard]] std::string value_of(const char* name) const;
     /// The user's own; after every `set`.
     void apply(const Properties& properties);
     /// For callbacks and events, which have setters of their own.

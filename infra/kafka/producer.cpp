@@ -86,8 +86,9 @@ struct Lane {
 struct Instance {
     Client client;
     std::vector<Topic> topics;
-    Queue queue;                  // delivery reports and errors
-    std::size_t outstanding = 0;  // handed over, report not yet taken from the queue; the delivery thread's
+    Queue queue;                       // delivery reports and errors
+    std::size_t outstanding = 0;       // handed over, report not yet taken from the queue; the delivery thread's
+    std::size_t max_record_bytes = 0;  // key and value; it refuses larger ones
     const Clock::time_point born = Clock::now();
 };
 
@@ -128,6 +129,7 @@ std::shared_ptr<Instance> make_instance(const ProducerOptions& options, void (*w
     rd_kafka_conf_set_events(conf.get(), RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
 
     auto instance = std::make_shared<Instance>();
+    instance->max_record_bytes = std::stoul(conf.value_of("message.max.bytes"));
     instance->client = std::move(conf).make_producer();
     for (const auto& topic : options.topics)
         instance->topics.push_back(make_topic(instance->client.get(), topic));
@@ -153,15 +155,6 @@ Persistence persistence_of(const rd_kafka_message_t& message) noexcept {
     return Persistence::possibly_persisted;
 }
 
-/// Of key and value; the client refuses larger ones.
-std::size_t max_record_bytes_of(const Instance& instance) {
-    std::array<char, 32> text{};
-    std::size_t size = text.size();
-    const auto found = rd_kafka_conf_get(rd_kafka_conf(instance.client.get()), "message.max.bytes", text.data(), &size);
-    if (found != RD_KAFKA_CONF_OK) throw Error("message.max.bytes is not known", RD_KAFKA_RESP_ERR__FAIL, false, true);
-    return std::stoul(text.data());
-}
-
 /// -1 when the broker did not say. The client's own offset cannot tell: for a batch that the broker had already
 /// (duplicate sequence number) the client counts upwards from the -1 that stands in the error, so all but the first
 /// look valid. Only a true answer brings the append time, for our topics are LogAppendTime (on others each place is
@@ -177,7 +170,7 @@ std::int64_t offset_of(const rd_kafka_message_t& message) noexcept {
 struct Producer::State {
     State(ProducerOptions given, Listener& its_listener) : options(std::move(given)), listener(its_listener) {
         current = make();  // not earlier: it may call back at once
-        max_record_bytes = max_record_bytes_of(*current);
+        max_record_bytes = current->max_record_bytes;
         batch.reserve(kBatch);
         deliverer = std::thread([this] { deliver(); });
         supervisor = std::thread([this] { supervise(); });

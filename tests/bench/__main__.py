@@ -73,8 +73,7 @@ def _run(names: list[str], *, quick: bool, built: Path | None, write: bool) -> i
     head = _head(built)
     sections: list[Section] = []
     failures: list[str] = []
-    # A broker's first million events cost it several times as much: its compiler is at work.
-    worlds = Worlds(built.resolve(), warm_up=1_000_000)
+    worlds = Worlds(built.resolve())
     try:
         for name in names:
             print(f"\n=== {name}", flush=True)

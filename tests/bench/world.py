@@ -29,6 +29,10 @@ class Wrong(Exception):
     """What was acknowledged, logged and folded is not the same: there is no figure."""
 
 
+# A broker's first million events cost it several times as much: its compiler is at work.
+_warm_up = 1_000_000
+
+
 @dataclass
 class Sent:
     """One load of a fixed count of requests, all of them answered with 202."""
@@ -307,10 +311,8 @@ class World:
 class Worlds:
     """Makes the worlds of one run and keeps the one that most measures share."""
 
-    def __init__(self, build: Path, *, warm_up: int) -> None:
-        """`warm_up`: events that a new broker gets first."""
+    def __init__(self, build: Path) -> None:
         self.build = build
-        self._warm_up = warm_up
         self._scratch = scratch_directory("tidemark-bench")
         self._directory = self._scratch.__enter__()
         # Commits reach the disk, as they do in production.
@@ -326,12 +328,12 @@ class Worlds:
         return self._shared
 
     def new(self, *, partitions: int) -> World:
-        """A fresh one, its broker warm: the first hundred thousand records cost it several times as much."""
+        """A fresh one, its broker warm."""
         world = World(self._directory, self.build, self.postgres, partitions=partitions)
         self._open.append(world)
         api = world.start_api()
         for connections in (16, 256):
-            world.post(api.url, connections=connections, requests=self._warm_up * connections // 256)
+            world.post(api.url, connections=connections, requests=_warm_up * connections // 256)
         world.stop("api")
         return world
 

@@ -44,6 +44,17 @@ struct Bench {
     void produce_surely(std::uint64_t tag, std::string key = "k") {
         REQUIRE(eventually([&] { return produce(tag, key) == Enqueued::ok; }));
     }
+    /// The first record, acknowledged.
+    void begin() {
+        produce_surely(0);
+        REQUIRE(deliveries.wait_for(1));
+    }
+    /// A record whose request the broker has, to be answered after `delay`: what follows waits in the producer.
+    void put_on_the_wire(std::uint64_t tag, std::chrono::milliseconds delay) {
+        cluster.delay_next(1, kProduce, delay);
+        REQUIRE(produce(tag) == Enqueued::ok);
+        REQUIRE(eventually([&] { return cluster.delays_left(1, kProduce) == 0; }));
+    }
     auto log(std::int32_t partitions = 1) { return read_log(cluster.brokers(), "t", partitions); }
 
     MockCluster cluster;
@@ -151,11 +162,8 @@ TEST_CASE("more than the queue holds is refused as full, and everything that was
 
 TEST_CASE("a record that is not sent by its time is given back, and then never comes into the log") {
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
-    bench.cluster.delay_next(1, kProduce, 2s);
-    REQUIRE(bench.produce(1) == Enqueued::ok);
-    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
+    bench.begin();
+    bench.put_on_the_wire(1, 2s);
     // Behind one that is on the wire, these are still here.
     const auto soon = std::chrono::steady_clock::now() + 100ms;
     for (std::uint64_t tag = 10; tag < 60; ++tag)
@@ -192,11 +200,8 @@ TEST_CASE("while one partition waits for its broker the others go on") {
 
 TEST_CASE("records that come while others are with the broker go together in few requests") {
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
-    bench.cluster.delay_next(1, kProduce, 500ms);
-    REQUIRE(bench.produce(1) == Enqueued::ok);
-    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
+    bench.begin();
+    bench.put_on_the_wire(1, 500ms);
     // A delay for each record, of which each request uses up one: more than one request on a busy machine, where the
     // client sends while it is still being given records.
     for (std::uint64_t tag = 2; tag < 200; ++tag)
@@ -232,11 +237,8 @@ TEST_CASE("a producer that refuses sleeps, also when records were about to be ha
 
 TEST_CASE("of a backlog only what one request takes goes to the client, and the rest can still be given back") {
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
-    bench.cluster.delay_next(1, kProduce, 2s);
-    REQUIRE(bench.produce(1) == Enqueued::ok);
-    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
+    bench.begin();
+    bench.put_on_the_wire(1, 2s);
     constexpr std::uint64_t kBacklog = 5'000;
     const auto later = std::chrono::steady_clock::now() + 4s;
     for (std::uint64_t n = 0; n < kBacklog; ++n)
@@ -254,8 +256,7 @@ TEST_CASE("of a backlog only what one request takes goes to the client, and the 
 
 TEST_CASE("what nobody answers for the time that a message may take is given up for good, and others are taken again") {
     Bench bench({.message_timeout = 1s});
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     bench.cluster.delay_next(1, kProduce, 60s);
     REQUIRE(bench.produce(1) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(2));
@@ -269,8 +270,7 @@ TEST_CASE("what nobody answers for the time that a message may take is given up 
 TEST_CASE("a record whose time is over when its turn comes is given back and never sent") {
     // As after a stop of the whole process: nobody waits for it any more.
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     const auto past = std::chrono::steady_clock::now() - 1s;
     for (std::uint64_t tag = 1; tag <= 20; ++tag) {
         REQUIRE(bench.produce(tag, "k", past) == Enqueued::ok);
@@ -285,8 +285,7 @@ TEST_CASE("a record that a former leader refused after storing it is perhaps per
     // A leader that is replaced while it waits for its replicas answers NOT_LEADER_FOR_PARTITION for what its successor
     // may have. The client takes it for proof that nothing was stored.
     Bench bench({.message_timeout = 1s});
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     bench.cluster.fail_next(kProduce, std::vector(1'000, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION));
     REQUIRE(bench.produce(1) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(2));
@@ -336,8 +335,7 @@ TEST_CASE("the listener is called at least every 20 ms while records are outstan
 
 TEST_CASE("a fatally failed producer answers what it holds, each once, and is replaced while the process lives") {
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     bench.cluster.fail_next(kProduce, {RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER});
     REQUIRE(bench.produce(1) == Enqueued::ok);
     REQUIRE(bench.deliveries.wait_for(2));
@@ -353,8 +351,7 @@ TEST_CASE("a fatally failed producer answers what it holds, each once, and is re
 
 TEST_CASE("a time-out followed by an out-of-order sequence number, which is fatal in this client, is outlived") {
     Bench bench({.socket_timeout = 1s});
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     bench.cluster.delay_next(1, kProduce, 3s);
     bench.cluster.delay_next(1, kProduce, 0ms, RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
     for (std::uint64_t tag = 1; tag <= 60; ++tag) {
@@ -498,8 +495,7 @@ TEST_CASE("a topic that the producer may not write to fails its records and, whe
 TEST_CASE(
     "a record that was sent before its topic vanished is perhaps persisted, and when the topic is back others are") {
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     bench.cluster.fail_next(kProduce, std::vector(3, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
     bench.cluster.set_topic_error("t", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
     REQUIRE(bench.produce(1) == Enqueued::ok);
@@ -574,8 +570,7 @@ TEST_CASE(
 
 TEST_CASE("a stored record whose place cannot be asked for is perhaps persisted, not persisted nowhere") {
     Bench bench;
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
+    bench.begin();
     bench.cluster.fail_next(kListOffsets, std::vector(20, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED));
     bench.cluster.fail_next(kProduce, {RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER});
     bench.produce_surely(1);
@@ -598,11 +593,8 @@ TEST_CASE("a producer that is destroyed before the broker answers reports everyt
 
 TEST_CASE("a producer that is destroyed while no broker is there gives back as not persisted what it never sent") {
     Bench bench({.message_timeout = 1s});
-    bench.produce_surely(0);
-    REQUIRE(bench.deliveries.wait_for(1));
-    bench.cluster.delay_next(1, kProduce, 60s);
-    REQUIRE(bench.produce(1) == Enqueued::ok);
-    REQUIRE(eventually([&] { return bench.cluster.delays_left(1, kProduce) == 0; }));
+    bench.begin();
+    bench.put_on_the_wire(1, 60s);
     for (std::uint64_t tag = 2; tag < 10; ++tag)
         REQUIRE(bench.produce(tag) == Enqueued::ok);
     bench.cluster.down(1);
