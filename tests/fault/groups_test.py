@@ -69,7 +69,7 @@ def test_a_foreign_transaction_left_open_hides_nothing(
             neighbour = next(
                 name
                 for n in range(1000)
-                if murmur2_partition((name := f"behind-{n}").encode(), 4) == position.partition
+                if murmur2_partition((name := f"behind-{seed}-{n}").encode(), 4) == position.partition
             )
             written = token(apis[0].post("/increment", {"key": neighbour, "value": 1}))
             for api in apis:

@@ -24,7 +24,7 @@ _databases = itertools.count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tidemark")
     group.addoption("--long", action="store_true", help="also the tests marked `long`, and more seeds")
-    group.addoption("--seeds", type=int, help="how many seeds each seeded test runs with (default 1, with --long 5)")
+    group.addoption("--seeds", type=int, help="how many seeds each seeded test runs with (default 1, with --long 2)")
     group.addoption(
         "--build", type=Path, default=CLONE / "build" / "ci", help="the build whose programs are tested (build/ci)"
     )
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `seed` runs once for each; its name shows the seed, so its command line reproduces it."""
     if "seed" in metafunc.fixturenames:
-        count = metafunc.config.getoption("--seeds") or (5 if metafunc.config.getoption("--long") else 1)
+        count = metafunc.config.getoption("--seeds") or (2 if metafunc.config.getoption("--long") else 1)
         metafunc.parametrize("seed", range(1, count + 1), ids=lambda seed: f"seed{seed}")
 
 

@@ -106,4 +106,7 @@ class Suite:
 
     @staticmethod
     def _do(command: Sequence[str], environment: Mapping[str, str] = os.environ) -> bool:
+        # The programs' settings in the caller's shell are no business of the tests'.
+        own = ("TIDEMARK_TEST_",)
+        environment = {k: v for k, v in environment.items() if k.startswith(own) or not k.startswith("TIDEMARK_")}
         return subprocess.run(command, cwd=CLONE, env=environment, check=False).returncode == 0
