@@ -112,6 +112,10 @@ struct Consumer::State {
         client = std::move(conf).make_consumer();
 
         check(rd_kafka_poll_set_consumer(client.get()), "consumer of topic " + options.topic);
+        if (!options.partitions.empty()) {
+            events.emplace_back(Assigned{options.partitions});
+            return;
+        }
         const Partitions topics(rd_kafka_topic_partition_list_new(1));
         rd_kafka_topic_partition_list_add(topics.get(), options.topic.c_str(), RD_KAFKA_PARTITION_UA);
         check(rd_kafka_subscribe(client.get(), topics.get()), "subscription to topic " + options.topic);
@@ -342,7 +346,7 @@ struct Consumer::State {
     }
 
     void report_progress(std::span<const Start> next) noexcept {
-        if (next.empty()) return;
+        if (next.empty() || !options.partitions.empty()) return;
         const auto code = rd_kafka_commit(client.get(), list_of(next).get(), /*async=*/1);
         if (code != RD_KAFKA_RESP_ERR_NO_ERROR) tolerate(code, "progress was not reported to the broker");
     }

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace tidemark::kafka {
 
@@ -13,6 +14,9 @@ struct ConsumerOptions {
     std::string brokers{};
     std::string topic{};
     std::string group{};
+    /// Not empty: reads exactly these, from wherever it is told to; no member of the group, and nothing is ever
+    /// revoked.
+    std::vector<std::int32_t> partitions{};
     std::string instance_id{};  ///< static membership: host + slot; empty: a dynamic member
     std::string client_id = "tidemark";
     std::chrono::milliseconds session_timeout{
@@ -34,9 +38,10 @@ struct ConsumerCounters {
     std::uint64_t errors = 0;
 };
 
-/// A group member over librdkafka. One thread owns it. The destructor closes with a deadline of 2 s and then abandons
-/// the handle, with its threads: the truth is in the database, and close may hang when the coordinator is gone. So a
-/// program that has had consumers ends with _exit. Records should not outlive it; if they do, it is abandoned too.
+/// A group member over librdkafka, or a reader of partitions of its own. One thread owns it. The destructor closes with
+/// a deadline of 2 s and then abandons the handle, with its threads: the truth is in the database, and close may hang
+/// when the coordinator is gone. So a program that has had consumers ends with _exit. Records should not outlive it; if
+/// they do, it is abandoned too.
 class Consumer final : public RecordSource {
 public:
     explicit Consumer(ConsumerOptions options);

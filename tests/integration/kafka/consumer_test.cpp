@@ -7,12 +7,17 @@
 #include <unistd.h>
 
 #include <doctest/doctest.h>
+#include <librdkafka/rdkafka.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
+#include <map>
+#include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace tidemark;
@@ -32,6 +37,11 @@ struct Bench {
                                                           .group = group,
                                                           .instance_id = instance_id,
                                                           .queued_max_kbytes = queued_max_kbytes});
+    }
+    /// A reader of its own partitions, no member of the group that it names.
+    std::unique_ptr<Consumer> read(std::vector<std::int32_t> its_partitions) const {
+        return std::make_unique<Consumer>(ConsumerOptions{
+            .brokers = test_brokers(), .topic = topic, .group = group, .partitions = std::move(its_partitions)});
     }
     void fill(std::int32_t partition, int count) {
         ForeignProducer writer(test_brokers());
@@ -79,6 +89,21 @@ long resident_bytes() {
     REQUIRE(std::fscanf(file, "%*d %ld", &pages) == 1);
     std::fclose(file);
     return pages * ::sysconf(_SC_PAGESIZE);
+}
+
+/// What the broker has been told of partition 0 in the group's name; negative: nothing.
+std::int64_t committed_offset(const std::string& topic, const std::string& group) {
+    auto* settings = rd_kafka_conf_new();
+    for (const auto& [name, value] : {std::pair{"bootstrap.servers", test_brokers()}, {"group.id", group}})
+        REQUIRE(rd_kafka_conf_set(settings, name, value.c_str(), nullptr, 0) == RD_KAFKA_CONF_OK);
+    const std::unique_ptr<rd_kafka_t, decltype(&rd_kafka_destroy)> client(
+        rd_kafka_new(RD_KAFKA_CONSUMER, settings, nullptr, 0), &rd_kafka_destroy);
+    REQUIRE(client);
+    const std::unique_ptr<rd_kafka_topic_partition_list_t, decltype(&rd_kafka_topic_partition_list_destroy)> asked(
+        rd_kafka_topic_partition_list_new(1), &rd_kafka_topic_partition_list_destroy);
+    rd_kafka_topic_partition_list_add(asked.get(), topic.c_str(), 0);
+    REQUIRE(rd_kafka_committed(client.get(), asked.get(), 10'000) == RD_KAFKA_RESP_ERR_NO_ERROR);
+    return asked->elems[0].offset;
 }
 
 }  // namespace
@@ -224,4 +249,98 @@ TEST_CASE("what a consumer fetches ahead of its reader is bounded") {
         std::this_thread::sleep_for(10ms);
     }
     CHECK(most - before < 40L << 20);  // 8 MiB, and one fetch that may overshoot it; the default would hold 64 MiB
+}
+
+TEST_CASE("a reader of its own partitions is told so first, and reads just these from where it is told to") {
+    Bench bench(3);
+    for (std::int32_t partition = 0; partition < 3; ++partition)
+        bench.fill(partition, 10);
+    auto reader = bench.read({0, 2});
+    auto first = reader->poll(0ms);
+    REQUIRE(std::holds_alternative<Assigned>(first));
+    CHECK(std::get<Assigned>(first).partitions == std::vector<std::int32_t>{0, 2});
+    CHECK(std::holds_alternative<Nothing>(reader->poll(200ms)));  // nothing comes before it has been answered
+    std::vector<Start> starts{{0, 7}, {2, 4}};
+    reader->assign(starts);
+    std::map<std::int32_t, std::int64_t> ends;
+    while (ends.size() < 2) {
+        auto polled = reader->poll(5s);
+        REQUIRE_FALSE(std::holds_alternative<Nothing>(polled));
+        if (const auto* end = std::get_if<EndOfPartition>(&polled)) {
+            ends[end->partition] = end->offset;
+            continue;
+        }
+        const auto& record = std::get<Record>(polled);
+        REQUIRE(record.partition != 1);
+        CHECK(record.offset == starts[record.partition == 0 ? 0 : 1].offset++);
+    }
+    CHECK(ends == std::map<std::int32_t, std::int64_t>{{0, 10}, {2, 10}});
+    CHECK(starts == std::vector<Start>{{0, 10}, {2, 10}});
+    reader->assign({{{0, 9}}});
+    CHECK(poll_for<Record>(*reader).offset == 9);
+    reader->pause();
+    bench.fill(0, 1);
+    CHECK_THROWS(poll_for<Record>(*reader, 500ms));
+    reader->resume();
+    CHECK(poll_for<Record>(*reader).offset == 10);
+    reader->unassign();
+    bench.fill(0, 1);
+    CHECK_THROWS(poll_for<Record>(*reader, 500ms));
+}
+
+TEST_CASE("readers of their own partitions disturb neither each other nor the members of the group they name") {
+    Bench bench(2);
+    bench.fill(0, 10);
+    bench.fill(1, 10);
+    Member member(bench.join());
+    REQUIRE(eventually([&] {
+        member.step();
+        return member.owned.size() == 2;
+    }));
+    std::vector<std::unique_ptr<Consumer>> readers;
+    for (int n = 0; n < 2; ++n) {
+        readers.push_back(bench.read({0, 1}));
+        readers.back()->assign(all_from(poll_for<Assigned>(*readers.back()), 0));
+    }
+    // Longer than it takes a member to hear, with a heartbeat, that the group has changed.
+    std::vector<int> read(readers.size());
+    const auto until = std::chrono::steady_clock::now() + 3s;
+    while (std::chrono::steady_clock::now() < until) {
+        member.step();
+        for (std::size_t n = 0; n < readers.size(); ++n) {
+            const auto polled = readers[n]->poll(1ms);
+            CHECK_FALSE(std::holds_alternative<Assigned>(polled));
+            CHECK_FALSE(std::holds_alternative<Revoked>(polled));
+            if (std::holds_alternative<Record>(polled)) read[n] += 1;
+        }
+    }
+    CHECK(read == std::vector<int>{20, 20});
+    readers.clear();
+    member.step();
+    CHECK(member.owned.size() == 2);
+    CHECK(member.consumer->counters().assigned == 1);
+    CHECK(member.consumer->counters().revoked == 0);
+    CHECK(member.consumer->counters().lost == 0);
+}
+
+TEST_CASE("a reader of its own partitions reports no progress to the broker") {
+    Bench bench(1);
+    bench.fill(0, 10);
+    const Start progress{0, 5};
+    {
+        auto reader = bench.read({0});
+        reader->assign(all_from(poll_for<Assigned>(*reader), 0));
+        poll_for<Record>(*reader);
+        reader->report_progress({&progress, 1});
+        while (!std::holds_alternative<EndOfPartition>(reader->poll(5s))) {
+        }
+    }
+    CHECK(committed_offset(bench.topic, bench.group) < 0);
+    {
+        auto member = bench.join();  // whose report is seen, or the above shows nothing
+        member->assign(all_from(poll_for<Assigned>(*member), 0));
+        poll_for<Record>(*member);
+        member->report_progress({&progress, 1});
+        CHECK(eventually([&] { return committed_offset(bench.topic, bench.group) == 5; }));
+    }
 }
