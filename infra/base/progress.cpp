@@ -1,0 +1,100 @@
+#include "infra/base/progress.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <utility>
+
+namespace tidemark::base {
+
+namespace {
+
+constexpr std::chrono::milliseconds kRedraw{100};
+constexpr std::chrono::seconds kNextLine{5};
+constexpr std::chrono::seconds kNextJson{1};
+constexpr std::size_t kBarWidth = 30;
+
+double share_of(const ProgressBar::State& state) {
+    if (state.total <= 0) return 1;
+    return std::clamp(static_cast<double>(state.done) / static_cast<double>(state.total), 0.0, 1.0);
+}
+
+// Nullopt-like: below zero when nothing can be said.
+std::int64_t seconds_left(const ProgressBar::State& state) {
+    if (state.done >= state.total) return 0;
+    if (state.rate <= 0) return -1;
+    return static_cast<std::int64_t>(std::ceil(static_cast<double>(state.total - state.done) / state.rate));
+}
+
+std::string duration(std::int64_t seconds) {
+    char text[32];
+    if (seconds < 60) {
+        std::snprintf(text, sizeof text, "%ds", static_cast<int>(seconds));
+    } else if (seconds < 3'600) {
+        std::snprintf(text, sizeof text, "%dm%02ds", static_cast<int>(seconds / 60), static_cast<int>(seconds % 60));
+    } else {
+        std::snprintf(text, sizeof text, "%ldh%02dm", static_cast<long>(seconds / 3'600),
+                      static_cast<int>(seconds / 60 % 60));
+    }
+    return text;
+}
+
+}  // namespace
+
+std::string with_commas(std::int64_t number) {
+    auto digits = std::to_string(number);
+    const std::size_t first = number < 0 ? 1 : 0;
+    for (auto at = digits.size(); at > first + 3; at -= 3)
+        digits.insert(at - 3, 1, ',');
+    return digits;
+}
+
+ProgressBar::Style ProgressBar::style_of_standard_error() {
+    return ::isatty(STDERR_FILENO) == 1 ? Style::bar : Style::lines;
+}
+
+ProgressBar::ProgressBar(std::ostream& out, Style style, std::string what, std::string unit)
+    : out_(out), style_(style), what_(std::move(what)), unit_(std::move(unit)) {}
+
+ProgressBar::~ProgressBar() {
+    if (shown_ && style_ == Style::bar) out_ << '\n' << std::flush;
+}
+
+void ProgressBar::show(const State& state, std::chrono::steady_clock::time_point now) {
+    if (shown_ && now < next_) return;
+    next_ = now + (style_ == Style::bar     ? std::chrono::milliseconds(kRedraw)
+                   : style_ == Style::lines ? std::chrono::milliseconds(kNextLine)
+                                            : std::chrono::milliseconds(kNextJson));
+    shown_ = true;
+    draw(state);
+}
+
+void ProgressBar::draw(const State& state) {
+    const auto left = seconds_left(state);
+    const auto rate = static_cast<std::int64_t>(std::llround(state.rate));
+    if (style_ == Style::json) {
+        out_ << R"({"progress":")" << what_ << R"(","done":)" << state.done << R"(,"total":)" << state.total
+             << R"(,"rate":)" << rate << R"(,"secondsLeft":)" << (left < 0 ? "null" : std::to_string(left)) << "}\n"
+             << std::flush;
+        return;
+    }
+    const auto share = share_of(state);
+    char percent[16];
+    std::snprintf(percent, sizeof percent, "%5.1f %%", share * 100);
+    std::string line(style_ == Style::bar ? "\r" : "");
+    line.append(what_).append("  ");
+    if (style_ == Style::bar) {
+        const auto filled = static_cast<std::size_t>(share * kBarWidth);
+        line.append("[").append(filled, '#').append(kBarWidth - filled, '.').append("] ");
+    }
+    line.append(percent).append("  ").append(with_commas(state.done)).append(" of ").append(with_commas(state.total));
+    line.append(" ").append(unit_).append("  ").append(with_commas(rate)).append("/s");
+    if (left >= 0) line.append("  ").append(duration(left)).append(" left");
+    if (!state.note.empty()) line.append("  ").append(state.note);
+    line.append(style_ == Style::bar ? "\x1b[K" : "\n");  // what an earlier, longer line left behind
+    out_ << line << std::flush;
+}
+
+}  // namespace tidemark::base
