@@ -40,9 +40,9 @@ std::string status_sql() {
         sql.append(name).append(".api_progress");
     }
     return sql.append(
-        " union all select stream, null::bigint, instance, state, version, array_to_json(partitions)::text, "
-        "heartbeat_us"
-        " from tidemark.api_consumers order by 1, 3");
+        " union all select c.stream, null::bigint, c.instance, c.state, c.version, array_to_json(c.partitions)::text, "
+        "c.heartbeat_us from tidemark.api_consumers c "
+        "join tidemark.api_streams s on s.name = c.stream and s.generation = c.generation order by 1, 3");
 }
 
 /// Milliseconds are as exact as clocks of two machines agree.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "consumers/generation.h"
 #include "consumers/offset_store.h"
 #include "consumers/projection.h"
 #include "consumers/stream_state.h"
@@ -11,16 +12,6 @@
 #include <vector>
 
 namespace tidemark::consumers {
-
-/// Which set of tables is written, and what log it is folded from.
-struct Target {
-    const Projection* projection = nullptr;
-    int generation = 1;
-    std::string schema;  ///< of the tables, in Postgres
-    std::string topic;
-    std::int32_t partitions = 0;
-    std::string log_uuid;  ///< what the first record of every partition has to say
-};
 
 /// What one flush did, for the log line and the metrics.
 struct FlushReport {

@@ -1,43 +1,97 @@
 #include "consumers/generation.h"
 
-#include "schemas/event.h"
 #include "schemas/sql.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace tidemark::consumers {
 
 namespace {
 
-constexpr pg::Statement kFindLive{"generations_find_live", R"(
-select s.topic, s.partitions, s.log_uuid, g.generation, g.schema_name, g.fingerprint
+constexpr pg::Statement kFind{"generations_find", R"(
+select s.topic, s.partitions, s.log_uuid, g.generation, g.schema_name, g.fingerprint, g.status,
+       (extract(epoch from g.created_at) * 1000000)::bigint, (extract(epoch from g.retired_at) * 1000000)::bigint,
+       s.swaps
 from tidemark.streams s
-join tidemark.generations g on g.stream = s.name and g.status = 'live'
-where s.name = $1)"};
+join tidemark.generations g on g.stream = s.name
+where s.name = $1
+order by g.generation)"};
+
+constexpr pg::Statement kFindPlace{"generations_find_place", R"(
+select g.schema_name, g.status, s.swaps
+from tidemark.generations g
+join tidemark.streams s on s.name = g.stream
+where g.stream = $1 and g.generation = $2)"};
 
 constexpr pg::Statement kRegister{"generations_register", R"(
 insert into tidemark.generations (stream, generation, schema_name, fingerprint, status) values ($1, $2, $3, $4, $5))"};
 
+constexpr std::string_view kRoles[] = {"building", "candidate", "live", "retired"};
+
+Role read_role(std::string_view text) {
+    const auto* const found = std::find(std::begin(kRoles), std::end(kRoles), text);
+    if (found == std::end(kRoles)) throw std::logic_error("no role of a generation: " + std::string(text));
+    return static_cast<Role>(found - std::begin(kRoles));
+}
+
 }  // namespace
 
-std::optional<Live> find_live(pg::Connection& connection, const Projection& projection) {
+std::string_view to_string(Role role) noexcept {
+    return kRoles[static_cast<std::size_t>(role)];
+}
+
+std::vector<Generation> find_generations(pg::Connection& connection, const Projection& projection) {
     pg::Params params;
     params.add(projection.stream().name);
-    const auto rows = connection.run(kFindLive, params);
+    const auto rows = connection.run(kFind, params);
+    std::vector<Generation> found;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        Generation one;
+        one.target.projection = &projection;
+        one.target.topic = rows.text(row, 0);
+        one.target.partitions = static_cast<std::int32_t>(rows.integer(row, 1));
+        one.target.log_uuid = rows.text(row, 2);
+        one.target.generation = static_cast<int>(rows.integer(row, 3));
+        one.schema = rows.text(row, 4);
+        one.fingerprint = rows.text(row, 5);
+        one.role = read_role(rows.text(row, 6));
+        one.created_at = rows.instant(row, 7);
+        if (rows.cell(row, 8)) one.retired_at = rows.instant(row, 8);
+        one.swaps = rows.integer(row, 9);
+        found.push_back(std::move(one));
+    }
+    return found;
+}
+
+std::optional<Generation> find_live(pg::Connection& connection, const Projection& projection) {
+    for (auto& one : find_generations(connection, projection)) {
+        if (one.role == Role::live) return std::move(one);
+    }
+    return std::nullopt;
+}
+
+std::optional<Place> find_place(pg::Connection& connection, const Projection& projection, int generation) {
+    pg::Params params;
+    params.add(projection.stream().name).add(std::int64_t{generation});
+    const auto rows = connection.run(kFindPlace, params);
     if (rows.empty()) return std::nullopt;
-    Live live;
-    live.target.projection = &projection;
-    live.target.topic = rows.text(0, 0);
-    live.target.partitions = static_cast<std::int32_t>(rows.integer(0, 1));
-    live.target.log_uuid = rows.text(0, 2);
-    live.target.generation = static_cast<int>(rows.integer(0, 3));
-    live.target.schema = rows.text(0, 4);
-    live.fingerprint = rows.text(0, 5);
-    return live;
+    return Place{std::string(rows.text(0, 0)), read_role(rows.text(0, 1)), rows.integer(0, 2)};
+}
+
+std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_view schema) {
+    const auto name = "find_progress_" + std::string(schema);
+    const auto sql = "select next_offset from " + pg::quote_identifier(schema) + ".offsets order by partition";
+    const auto rows = connection.run(pg::Statement{name.c_str(), sql.c_str()});
+    std::vector<std::int64_t> next;
+    for (std::size_t row = 0; row < rows.size(); ++row)
+        next.push_back(rows.integer(row, 0));
+    return next;
 }
 
 void create_generation(pg::Transaction& tx, const Projection& projection, int generation, std::string_view schema,
-                       std::int32_t partitions, std::string_view status) {
+                       std::int32_t partitions, Role role) {
     const auto name = pg::quote_identifier(schema);
     tx.run_script("create schema " + name);
     tx.run_script("set local search_path = " + name);
@@ -58,60 +112,8 @@ void create_generation(pg::Transaction& tx, const Projection& projection, int ge
         .add(std::int64_t{generation})
         .add(schema)
         .add(projection.fingerprint())
-        .add(status);
+        .add(to_string(role));
     tx.run(kRegister, params);
-}
-
-std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
-    const auto place = "topic " + topic + ", partition " + std::to_string(partition);
-    const auto marks = admin.watermarks(topic, partition + 1).at(static_cast<std::size_t>(partition));
-    if (marks.high == 0) return std::nullopt;
-    if (marks.low > 0) {
-        throw Refused(place + ": its first record is gone (the log starts at " + std::to_string(marks.low) +
-                      "). Tables can only be built from a log's start: set retention.ms=-1, and move to a new topic");
-    }
-    const auto record = admin.read_at(topic, partition, 0);
-    if (!record) return std::nullopt;
-    schemas::json::Reader reader;
-    if (record->value) {
-        const auto event = schemas::read_event(reader, *record->value);
-        if (event && event->type == schemas::kLogCreated && event->data) {
-            if (const auto uuid = event->data.find("uuid"); uuid && uuid.is(schemas::json::Kind::string)) {
-                return std::string(uuid.text());
-            }
-        }
-    }
-    throw Refused(place + ": its first record is not a log's identity (" + std::string(schemas::kLogCreated) +
-                  "), so this topic was not made by `tidemark-consumer migrate`. Give it another name, and export and "
-                  "import its events");
-}
-
-CheckLog make_log_check(kafka::Admin& admin, const Target& target) {
-    return [&admin, topic = target.topic, partitions = target.partitions, uuid = target.log_uuid](const Claim& claim) {
-        const auto place = "topic " + topic + ", partition " + std::to_string(claim.partition);
-        const auto count = admin.partition_count(topic);
-        if (count != partitions) {
-            throw LogMismatch(place + ": the topic has " + (count ? std::to_string(*count) : std::string("no")) +
-                              " partitions, the tables come from " + std::to_string(partitions) +
-                              ". Move to a new topic by export and import");
-        }
-        const auto marks = admin.watermarks(topic, partitions).at(static_cast<std::size_t>(claim.partition));
-        if (claim.next_offset < marks.low || claim.next_offset > marks.high) {
-            throw LogMismatch(place + ": the tables stand at offset " + std::to_string(claim.next_offset) +
-                              ", the log holds [" + std::to_string(marks.low) + ", " + std::to_string(marks.high) +
-                              "). It was recreated, truncated or restored from an older copy: compare with "
-                              "`tidemark-consumer status`");
-        }
-        if (marks.low > 0) return;  // the identity record is gone; what is still to be read is there
-        std::optional<std::string> found;
-        try {
-            found = read_log_uuid(admin, topic, claim.partition);
-        } catch (const Refused& refused) {
-            throw LogMismatch(refused.what());
-        }
-        if (found != uuid)
-            throw LogMismatch(place + ": this is log " + found.value_or("(none)") + ", the tables come from " + uuid);
-    };
 }
 
 }  // namespace tidemark::consumers

@@ -1,9 +1,7 @@
 #pragma once
 
-#include "consumers/flush.h"
 #include "consumers/projection.h"
-#include "consumers/stream_processor.h"
-#include "infra/kafka/admin.h"
+#include "infra/base/clock.h"
 #include "infra/postgres/connection.h"
 
 #include <cstdint>
@@ -11,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace tidemark::consumers {
 
@@ -20,25 +19,55 @@ public:
     using std::runtime_error::runtime_error;
 };
 
-/// The stream's live generation, as registered; nullopt before migrate. Throws pg::Error.
-struct Live {
-    Target target;
-    std::string fingerprint;
+/// Which set of tables is written, and what log it is folded from.
+struct Target {
+    const Projection* projection = nullptr;
+    int generation = 1;
+    std::string topic;
+    std::int32_t partitions = 0;
+    std::string log_uuid;  ///< what the first record of every partition has to say
 };
-std::optional<Live> find_live(pg::Connection& connection, const Projection& projection);
+
+/// What a generation is there for. Consumers of its fingerprint fold it whatever it is, but for a building one, which
+/// is its replay's.
+enum class Role : std::uint8_t {
+    building,   ///< being folded from the log's start
+    candidate,  ///< has caught up with the live one, never beyond it; nobody reads it yet
+    live,       ///< the one that is read
+    retired,    ///< was live; kept like a candidate, so that it can be live again
+};
+std::string_view to_string(Role role) noexcept;
+
+/// One set of tables, as registered.
+struct Generation {
+    Target target;
+    std::string schema;  ///< where its tables stand now: the stream's name for the live one, <stream>_<generation> else
+    std::string fingerprint;
+    Role role = Role::building;
+    base::Timestamp created_at{};
+    std::optional<base::Timestamp> retired_at;
+    std::int64_t swaps = 0;  ///< of the stream, when this was looked up
+};
+/// All of a stream by number; empty before migrate. Throws pg::Error.
+std::vector<Generation> find_generations(pg::Connection& connection, const Projection& projection);
+/// The live one among them.
+std::optional<Generation> find_live(pg::Connection& connection, const Projection& projection);
+
+/// Where a generation stands now, for the one who folds it; nullopt: it was dropped. Throws pg::Error.
+struct Place {
+    std::string schema;
+    Role role = Role::building;
+    std::int64_t swaps = 0;  ///< of the stream so far: each fences the writers of both generations
+    friend bool operator==(const Place&, const Place&) = default;
+};
+std::optional<Place> find_place(pg::Connection& connection, const Projection& projection, int generation);
+
+/// How far the tables in a schema are: next offsets by partition. Throws pg::Error.
+std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_view schema);
 
 /// Makes the schema of a generation with its tables, views, offset rows and rights, and registers it; within `tx`, so
 /// all of it or nothing. `partitions` offset rows start at 0. Run under the owner's rights.
 void create_generation(pg::Transaction& tx, const Projection& projection, int generation, std::string_view schema,
-                       std::int32_t partitions, std::string_view status);
-
-/// The identity in the first record of a partition; nullopt when the partition is empty. Throws Refused when its first
-/// record is something else.
-std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition);
-
-/// For StreamProcessor: compares each claim with the broker's log. Refuses (LogMismatch) when the table's offset is not
-/// within the log, or the partition's first record is another identity. `admin` must outlive it and is used by its
-/// caller's thread.
-CheckLog make_log_check(kafka::Admin& admin, const Target& target);
+                       std::int32_t partitions, Role role);
 
 }  // namespace tidemark::consumers

@@ -9,7 +9,7 @@
 
 namespace tidemark::consumers {
 
-LogWatch::LogWatch(Options options, std::vector<StreamProcessor*> processors, const base::Clock& clock)
+LogWatch::LogWatch(Options options, Processors processors, const base::Clock& clock)
     : options_(std::move(options)), processors_(std::move(processors)), clock_(clock), thread_([this] { run(); }) {}
 
 LogWatch::~LogWatch() {
@@ -24,10 +24,19 @@ void LogWatch::run() {
         const auto round = clock_.steady();
         try {
             if (!admin) admin.emplace(options_.brokers, options_.kafka_properties, std::chrono::seconds(2));
-            for (auto* processor : processors_) {
-                const auto asked = clock_.now() - options_.clock_skew;
-                processor->log_end(asked,
-                                   admin->end_offsets(processor->target().topic, processor->target().partitions));
+            struct Answer {
+                Timestamp asked{};
+                std::vector<std::int64_t> ends;
+            };
+            std::map<std::string, Answer> answers;  // one for all generations of a topic
+            for (const auto& processor : processors_()) {
+                const auto& target = processor->target();
+                auto [answer, is_new] = answers.try_emplace(target.topic);
+                if (is_new) {
+                    answer->second.asked = clock_.now() - options_.clock_skew;
+                    answer->second.ends = admin->end_offsets(target.topic, target.partitions);
+                }
+                processor->log_end(answer->second.asked, answer->second.ends);
             }
             failing = false;
         } catch (const kafka::Error& error) {

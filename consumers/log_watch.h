@@ -1,6 +1,6 @@
 #pragma once
 
-#include "consumers/stream_processor.h"
+#include "consumers/lanes.h"
 #include "infra/base/clock.h"
 #include "infra/base/stop.h"
 
@@ -8,7 +8,6 @@
 #include <map>
 #include <string>
 #include <thread>
-#include <vector>
 
 namespace tidemark::consumers {
 
@@ -24,8 +23,8 @@ public:
         std::chrono::milliseconds clock_skew{200};
     };
 
-    /// The processors must outlive it.
-    LogWatch(Options options, std::vector<StreamProcessor*> processors, const base::Clock& clock);
+    /// What `processors` needs must outlive it.
+    LogWatch(Options options, Processors processors, const base::Clock& clock);
     ~LogWatch();
     LogWatch(const LogWatch&) = delete;
     LogWatch& operator=(const LogWatch&) = delete;
@@ -34,7 +33,7 @@ private:
     void run();
 
     Options options_;
-    std::vector<StreamProcessor*> processors_;
+    Processors processors_;
     const base::Clock& clock_;
     base::Stop stop_;
     std::thread thread_;

@@ -1,10 +1,11 @@
 #include "consumers/generation.h"
+#include "consumers/lanes.h"
 #include "consumers/log_watch.h"
 #include "consumers/migrate.h"
+#include "consumers/operate.h"
 #include "consumers/presence.h"
 #include "consumers/projections.h"
 #include "consumers/status.h"
-#include "consumers/stream_processor.h"
 #include "infra/base/backoff.h"
 #include "infra/base/clock.h"
 #include "infra/base/exit_code.h"
@@ -24,10 +25,11 @@
 
 #include <algorithm>
 #include <iostream>
-#include <memory>
+#include <iterator>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -58,6 +60,13 @@ struct Options {
     milliseconds stuck_after{60'000};
     bool migrate_first = false;
     bool json = false;
+    bool csv = false;
+    std::string stream;
+    std::string generation;
+    std::int64_t top = 10;
+    std::int64_t max_diff = 0;
+    bool accept_diff = false;
+    milliseconds timeout{30'000};
 };
 
 std::string host_name() {
@@ -78,64 +87,42 @@ MigrateOptions migrate_options(const Options& options) {
     return migration;
 }
 
-// One stream's part of the process, in the order in which it is built up.
-struct Lane {
-    Lane(const Options& options, const Target& target, const std::string& instance, std::uint64_t seed,
-         const base::Clock& clock, base::Metrics& metrics)
-        : admin(options.brokers, kafka::read_properties(options.kafka_config)),
-          consumer(consumer_options(options, target, instance)),
-          processor(processor_options(options, instance, seed), target, consumer, make_log_check(admin, target), clock,
-                    metrics) {}
+Lane::Options lane_options(const Options& options, const std::string& instance) {
+    Lane::Options lane;
+    lane.brokers = options.brokers;
+    lane.kafka_properties = kafka::read_properties(options.kafka_config);
+    lane.instance = instance;
+    lane.processor.dsn = options.consumer_dsn;
+    lane.processor.owner = instance;
+    lane.processor.drain = options.shutdown_timeout;
+    lane.processor.state.limits.interval = options.flush_interval;
+    lane.processor.state.limits.records = static_cast<std::size_t>(options.flush_records);
+    lane.processor.state.limits.bytes = static_cast<std::size_t>(options.flush_bytes);
+    return lane;
+}
 
-    static kafka::ConsumerOptions consumer_options(const Options& options, const Target& target,
-                                                   const std::string& instance) {
-        kafka::ConsumerOptions consumer;
-        consumer.brokers = options.brokers;
-        consumer.topic = target.topic;
-        consumer.group = std::string(target.projection->stream().name) + "." + target.projection->fingerprint();
-        consumer.instance_id = instance;
-        consumer.properties = kafka::read_properties(options.kafka_config);
-        consumer.client_id = "tidemark-consumer-" + instance;
-        return consumer;
+// The registered generations of every stream. Throws Refused where a stream has no tables to be read.
+std::vector<Generation> read_registry(pg::Connection& connection) {
+    std::vector<Generation> all;
+    for (const auto* projection : projections()) {
+        auto found = find_generations(connection, *projection);
+        if (std::none_of(found.begin(), found.end(), [](const auto& one) { return one.role == Role::live; })) {
+            throw Refused("stream " + std::string(projection->stream().name) +
+                          " has no tables: run `tidemark-consumer migrate` first, or start with --migrate");
+        }
+        std::move(found.begin(), found.end(), std::back_inserter(all));
     }
+    return all;
+}
 
-    static ProcessorOptions processor_options(const Options& options, const std::string& instance, std::uint64_t seed) {
-        ProcessorOptions processor;
-        processor.dsn = options.consumer_dsn;
-        processor.owner = instance;
-        processor.drain = options.shutdown_timeout;
-        processor.state.seed = seed;
-        processor.state.limits.interval = options.flush_interval;
-        processor.state.limits.records = static_cast<std::size_t>(options.flush_records);
-        processor.state.limits.bytes = static_cast<std::size_t>(options.flush_bytes);
-        return processor;
-    }
-
-    kafka::Admin admin;
-    kafka::Consumer consumer;
-    StreamProcessor processor;
-    int stuck_checks = 0;
-    std::chrono::steady_clock::time_point last_step{};
-    std::thread thread;
-};
-
-// The live generations, once the database answers. Nullopt: told to stop before it did.
-std::optional<std::vector<Live>> find_generations(const Options& options, const base::Shutdown& shutdown) {
+// The same, once the database answers. Nullopt: told to stop before it did.
+std::optional<std::vector<Generation>> await_registry(const Options& options, const base::Shutdown& shutdown) {
     base::Backoff backoff(milliseconds(100), milliseconds(2'000), 1);
     bool complained = false;
     while (!shutdown.requested()) {
         try {
             pg::Connection connection(options.consumer_dsn, pg::SessionOptions{});
-            std::vector<Live> found;
-            for (const auto* projection : projections()) {
-                auto live = find_live(connection, *projection);
-                if (!live) {
-                    throw Refused("stream " + std::string(projection->stream().name) +
-                                  " has no tables: run `tidemark-consumer migrate` first, or start with --migrate");
-                }
-                found.push_back(std::move(*live));
-            }
-            return found;
+            return read_registry(connection);
         } catch (const pg::Error& error) {
             if (error.failure() == pg::Failure::schema_changed || error.failure() == pg::Failure::bug) {
                 throw Refused(std::string("the database is not set up: run `tidemark-consumer migrate` first, or start "
@@ -150,21 +137,65 @@ std::optional<std::vector<Live>> find_generations(const Options& options, const 
     return std::nullopt;
 }
 
-constexpr milliseconds kStuckCheck{500};
+// Keeps the lanes to what is registered, on a connection that lasts from call to call.
+class Registry {
+public:
+    Registry(const Options& options, Lanes& lanes) : options_(options), lanes_(lanes) {}
 
-// A processor that does not go round hangs: its partitions are better off elsewhere. Counted in checks of our own, not
-// in clock time: a whole process that was stopped and continued is not stuck.
-void check_stuck(std::vector<std::unique_ptr<Lane>>& lanes, milliseconds stuck_after) {
-    for (auto& lane : lanes) {
-        const auto step = lane->processor.status().last_step;
-        lane->stuck_checks = step == lane->last_step ? lane->stuck_checks + 1 : 0;
-        lane->last_step = step;
-        if (lane->stuck_checks * kStuckCheck < stuck_after) continue;
-        log::error("processor_stuck", {{"stream", lane->processor.target().projection->stream().name},
-                                       {"hint", "the process ends so that another instance takes over"}});
-        ::_exit(base::kFailed);
+    void follow(const std::vector<Generation>& registered) {
+        lanes_.follow(registered);
+        for (const auto& one : registered) {
+            const std::string stream(one.target.projection->stream().name);
+            if (one.role != Role::live) continue;
+            if (one.fingerprint == one.target.projection->fingerprint()) {
+                strange_.erase(stream);
+            } else if (strange_.insert(stream).second) {
+                log::error("generation_of_another_fingerprint",
+                           {{"stream", stream},
+                            {"tables", one.fingerprint},
+                            {"program", one.target.projection->fingerprint()},
+                            {"hint",
+                             "this program leaves what is read alone: run the matching version, or replay and "
+                             "promote"}});
+            }
+        }
+        // One that it folds beside, to be promoted, is work enough.
+        std::set<std::string> idle = strange_;
+        for (const auto& processor : lanes_.processors())
+            idle.erase(std::string(processor->target().projection->stream().name));
+        const std::lock_guard lock(mutex_);
+        idle_ = idle.empty() ? "" : *idle.begin();
     }
-}
+    void follow() {
+        try {
+            if (connection_ && connection_->is_broken()) connection_.reset();
+            if (!connection_) connection_.emplace(options_.consumer_dsn, pg::SessionOptions{});
+            follow(read_registry(*connection_));
+            failing_ = false;
+        } catch (const std::exception& error) {
+            if (!failing_) log::warn("registry_unknown", {{"error", error.what()}});
+            failing_ = true;
+        }
+    }
+    /// Any thread: a stream of which this program folds nothing; empty: none.
+    [[nodiscard]] std::string idle() const {
+        const std::lock_guard lock(mutex_);
+        return idle_;
+    }
+
+private:
+    const Options& options_;
+    Lanes& lanes_;
+    std::optional<pg::Connection> connection_;
+    std::set<std::string> strange_;
+    bool failing_ = false;
+    mutable std::mutex mutex_;  // guards idle_
+    std::string idle_;
+};
+
+constexpr milliseconds kStep{500};
+
+constexpr std::int64_t kMostRows = 1'000'000'000'000;
 
 int run(const Options& options) {
     log::start("tidemark-consumer", options.log_level == "debug" ? log::Level::debug : log::Level::info);
@@ -173,37 +204,20 @@ int run(const Options& options) {
     const base::SystemClock clock;
     base::Metrics metrics;
     const auto instance = host_name() + "-" + std::to_string(options.slot);
-    const auto generations = find_generations(options, shutdown);
-    if (!generations) return base::kDone;
+    const auto registered = await_registry(options, shutdown);
+    if (!registered) return base::kDone;
 
-    std::vector<std::unique_ptr<Lane>> lanes;
-    std::vector<std::string> idle;
-    for (const auto& live : *generations) {
-        const auto stream = live.target.projection->stream().name;
-        if (live.fingerprint != live.target.projection->fingerprint()) {
-            log::error(
-                "generation_of_another_fingerprint",
-                {{"stream", stream},
-                 {"tables", live.fingerprint},
-                 {"program", live.target.projection->fingerprint()},
-                 {"hint", "this program leaves the stream alone: run the matching version, or replay and promote"}});
-            idle.emplace_back(stream);
-            continue;
-        }
-        const auto seed =
-            std::hash<std::string>{}(instance) ^ static_cast<std::uint64_t>(clock.now().time_since_epoch().count());
-        lanes.push_back(std::make_unique<Lane>(options, live.target, instance, seed, clock, metrics));
-    }
-    std::vector<StreamProcessor*> processors;
-    processors.reserve(lanes.size());
-    for (const auto& lane : lanes)
-        processors.push_back(&lane->processor);
+    Lanes lanes(lane_options(options, instance), clock, metrics);
+    Registry registry(options, lanes);
+    registry.follow(*registered);
 
     http::Router router;
     http::add_operations(router, metrics, [&]() -> std::optional<std::string> {
-        if (!idle.empty()) return "stream " + idle.front() + ": its tables are of another fingerprint";
-        for (const auto* processor : processors) {
+        if (const auto idle = registry.idle(); !idle.empty())
+            return "stream " + idle + ": its tables are of another fingerprint";
+        for (const auto& processor : lanes.processors()) {
             const auto status = processor->status();
+            if (!status.live) continue;
             const auto name = std::string(processor->target().projection->stream().name);
             if (!status.joined) return "stream " + name + ": not yet in its consumer group (broker)";
             if (status.phase != "consuming" && status.phase != "idle")
@@ -219,37 +233,43 @@ int run(const Options& options) {
     http::Server server(server_options, router, http::plain_problem);
     server.start();
 
-    for (auto& lane : lanes) {
-        lane->thread = std::thread([&lane = *lane] {
-            const auto stream = lane.processor.target().projection->stream().name;
-            try {
-                lane.processor.run();
-            } catch (const std::exception& error) {
-                log::error("processor_failed", {{"stream", stream}, {"error", error.what()}});
-                // At once, without a drain: what the other streams have in memory is in the log.
-                ::_exit(base::kFailed);
-            }
-        });
-    }
-    log::info("started",
-              {{"instance", instance}, {"streams", lanes.size()}, {"admin_port", std::int64_t{server.port()}}});
+    log::info(
+        "started",
+        {{"instance", instance}, {"lanes", lanes.processors().size()}, {"admin_port", std::int64_t{server.port()}}});
     {
+        const auto processors = [&lanes] { return lanes.processors(); };
         const LogWatch log_watch(
             {options.brokers, kafka::read_properties(options.kafka_config), milliseconds(500), options.clock_skew},
             processors, clock);
         const Presence presence({options.consumer_dsn, instance, milliseconds(2'000)}, processors, clock);
-        while (!shutdown.wait_for(kStuckCheck))
-            check_stuck(lanes, options.stuck_after);
+        while (!shutdown.wait_for(kStep)) {
+            lanes.check_stuck(kStep, options.stuck_after);
+            registry.follow();
+        }
         log::info("stopping");
-        for (auto* processor : processors)
-            processor->stop();
-        for (auto& lane : lanes)
-            lane->thread.join();
+        lanes.stop();
     }
     server.drain(milliseconds(500));
     log::info("stopped");
     // The consumers are not closed: a static member does not leave its group by that, and the truth is in the database.
     ::_exit(base::kDone);
+}
+
+// For the commands about a stream's generations; `shutdown` must outlive them.
+OperateOptions operate_options(const Options& options, const base::Shutdown& shutdown) {
+    OperateOptions operate;
+    operate.stream = options.stream;
+    operate.owner_dsn = options.owner_dsn;
+    operate.consumer_dsn = options.consumer_dsn;
+    operate.lane = lane_options(options, host_name() + "-" + std::to_string(::getpid()));
+    operate.format = options.json ? "json" : options.csv ? "csv" : "table";
+    operate.top = options.top;
+    operate.max_diff = options.max_diff;
+    operate.accept_diff = options.accept_diff;
+    if (!options.generation.empty()) operate.generation = std::stoll(options.generation);
+    operate.timeout = options.timeout;
+    operate.cancelled = [&shutdown] { return shutdown.requested(); };
+    return operate;
 }
 
 int guarded(const std::function<int()>& command) {
@@ -274,7 +294,8 @@ int main(int argc, char** argv) {
                   "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.secret("consumer-dsn", options.consumer_dsn, "PostgreSQL connection of the role that writes projections.");
     settings.secret("owner-dsn", options.owner_dsn,
-                    "PostgreSQL connection of the role that owns the schemas; for migrate.");
+                    "PostgreSQL connection of the role that owns the schemas; for migrate, and for commands that "
+                    "make, compare, swap or drop generations.");
     settings.choice("log-level", options.log_level, {"debug", "info"}, "Least level of log lines.");
     settings.allow_environment({"TIDEMARK_API_DSN", "TIDEMARK_LISTEN"});
 
@@ -333,6 +354,68 @@ int main(int argc, char** argv) {
             });
         },
         [&](base::Settings& command) { command.flag("json", options.json, "One JSON object instead of a table."); });
+
+    // The commands about a stream's generations.
+    const auto operate = [&](int (*command)(const OperateOptions&, std::ostream&)) {
+        return [&options, command] {
+            return guarded([&] {
+                log::start("tidemark-consumer", log::Level::warn);
+                const base::Shutdown shutdown;
+                return command(operate_options(options, shutdown), std::cout);
+            });
+        };
+    };
+    const auto stream = [&](base::Settings& command) {
+        command.argument("stream", options.stream, true, "Stream, e.g. counters.");
+        command.flag("json", options.json, "JSON instead of text.");
+    };
+    const auto timeout = [&](base::Settings& command) {
+        command.duration("timeout", options.timeout, milliseconds(1'000), milliseconds(3'600'000),
+                         "How long to try to bring both generations to the same offsets.");
+    };
+    const auto generation = [&](base::Settings& command, bool required) {
+        command.argument("generation", options.generation, required, "Number of the generation.");
+        command.check([&] {
+            const auto& text = options.generation;
+            const bool is_number = !text.empty() && text.size() <= 9 &&
+                                   text.find_first_not_of("0123456789") == std::string::npos && text[0] != '0';
+            if (is_number || (text.empty() && !required)) return std::vector<std::string>{};
+            return std::vector<std::string>{"generation: not a number of one: " + text + ", e.g. 2"};
+        });
+    };
+    settings.command(
+        "replay", "Fold a stream's log from its start into a new generation beside the live one; run again, it goes on",
+        operate([](const OperateOptions& given, std::ostream& out) { return run_replay(given, out, std::cerr); }),
+        stream);
+    settings.command("generations", "Show a stream's generations: role, fingerprint, how far, who folds them",
+                     operate(show_generations), stream);
+    settings.command("diff", "Compare the live generation with another at the same offsets; exit 1 when they differ",
+                     operate(show_diff), [&](base::Settings& command) {
+                         stream(command);
+                         generation(command, false);
+                         timeout(command);
+                         command.flag("csv", options.csv, "CSV instead of text.");
+                         command.number("top", options.top, 0, 10'000,
+                                        "Samples of each table, the biggest deltas first.");
+                         command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ.");
+                     });
+    settings.command(
+        "promote", "Make the candidate the generation that is read", operate(promote), [&](base::Settings& command) {
+            stream(command);
+            timeout(command);
+            command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ; more are refused.");
+            command.flag("accept-diff", options.accept_diff, "Do not compare.");
+        });
+    settings.command("rollback", "Go back to the generation that was read before", operate(roll_back),
+                     [&](base::Settings& command) {
+                         stream(command);
+                         timeout(command);
+                     });
+    settings.command("drop", "Remove a generation that is not the live one, and what a replay of it has done",
+                     operate(drop), [&](base::Settings& command) {
+                         command.argument("stream", options.stream, true, "Stream, e.g. counters.");
+                         generation(command, true);
+                     });
     settings.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3334"); });
     return settings.run(argc, argv);
 }

@@ -1,6 +1,7 @@
 #include "consumers/migrate.h"
 
 #include "consumers/generation.h"
+#include "consumers/log_check.h"
 #include "consumers/projections.h"
 #include "infra/base/clock.h"
 #include "infra/base/log.h"
@@ -141,7 +142,7 @@ void migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Proje
     make_identity(admin, topic, *partitions, registered->uuid, registered->has_generation);
     if (registered->has_generation) return;
     auto tx = connection.begin();
-    create_generation(tx, projection, 1, stream.name, *partitions, "live");
+    create_generation(tx, projection, 1, stream.name, *partitions, Role::live);
     tx.commit();
     log::info("generation_created",
               {{"stream", stream.name}, {"generation", 1}, {"fingerprint", projection.fingerprint()}});
@@ -164,7 +165,7 @@ void migrate(const MigrateOptions& options) {
         "grant usage on schema tidemark to tidemark_consumer, tidemark_api;"
         "grant select on tidemark.streams, tidemark.generations to tidemark_consumer;"
         "grant select, insert, update, delete on tidemark.consumers to tidemark_consumer;"
-        "grant select on tidemark.api_streams, tidemark.api_consumers to tidemark_api");
+        "grant select on tidemark.api_streams, tidemark.api_consumers, tidemark.api_generations to tidemark_api");
     kafka::Admin admin(options.brokers, options.kafka_properties, std::chrono::seconds(15));
     for (const auto* projection : projections())
         migrate_stream(connection, admin, *projection, options);

@@ -90,7 +90,7 @@ std::vector<Claim> OffsetStore::claim(pg::Connection& connection, std::span<cons
         base::log::warn("previous_owner_terminated", {{"sessions", ended.size()}, {"owner", owner_}});
         claims = claims_of(connection.run(kClaim, params));
     }
-    if (claims.size() != partitions.size()) {
+    if (!claims.empty() && claims.size() != partitions.size()) {
         throw std::runtime_error(
             "the topic has partitions that have no offset row: it was given more partitions than "
             "`tidemark-consumer migrate` set up. Their number is part of the log's identity: move to a new topic "

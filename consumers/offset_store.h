@@ -19,8 +19,8 @@ public:
 
     /// Takes the partitions over: epoch + 1, so whatever the previous owner still has under way matches no row. Where
     /// the previous owner's session holds the rows (it was stopped inside a transaction), that session is terminated
-    /// and the lock awaited once more. Throws std::runtime_error when a partition has no row: the topic has more than
-    /// migrate knew.
+    /// and the lock awaited once more. Empty when the session's tables are not this generation's: they were renamed
+    /// meanwhile. Throws std::runtime_error when only some partitions have a row: the topic has more than migrate knew.
     std::vector<Claim> claim(pg::Connection& connection, std::span<const std::int32_t> partitions) const;
 
     /// Tells which session now writes for these claims: after a reconnect, so that a later claimer ends the right one.

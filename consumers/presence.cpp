@@ -3,6 +3,7 @@
 #include "infra/base/log.h"
 #include "infra/base/version.h"
 
+#include <map>
 #include <utility>
 
 namespace tidemark::consumers {
@@ -10,9 +11,9 @@ namespace tidemark::consumers {
 namespace {
 
 constexpr pg::Statement kBeat{"consumers_beat", R"(
-insert into tidemark.consumers (instance, stream, fingerprint, version, partitions, state, started_at, heartbeat_at)
-values ($1, $2, $3, $4, $5::integer[], $6, $7, now())
-on conflict (instance, stream) do update set
+insert into tidemark.consumers (instance, stream, generation, fingerprint, version, partitions, state, started_at, heartbeat_at)
+values ($1, $2, $3, $4, $5, $6::integer[], $7, $8, now())
+on conflict (instance, stream, generation) do update set
     fingerprint = excluded.fingerprint, version = excluded.version, partitions = excluded.partitions, state = excluded.state,
     started_at = excluded.started_at, heartbeat_at = excluded.heartbeat_at)"};
 
@@ -25,7 +26,7 @@ constexpr std::chrono::milliseconds kReconnect{500};
 
 }  // namespace
 
-Presence::Presence(Options options, std::vector<StreamProcessor*> processors, const base::Clock& clock)
+Presence::Presence(Options options, Processors processors, const base::Clock& clock)
     : options_(std::move(options)),
       processors_(std::move(processors)),
       clock_(clock),
@@ -62,6 +63,7 @@ void Presence::beat(pg::Connection& connection, const StreamProcessor& processor
         partitions.add(std::int64_t{partition});
     pg::Params params;
     params.add(options_.instance).add(processor.target().projection->stream().name);
+    params.add(std::int64_t{processor.target().generation});
     params.add(processor.target().projection->fingerprint()).add(base::version()).add(std::move(partitions));
     params.add(status.phase).add(started_at_);
     connection.run(kBeat, params);
@@ -69,19 +71,21 @@ void Presence::beat(pg::Connection& connection, const StreamProcessor& processor
 
 void Presence::serve(pg::Connection& connection) {
     auto next_beat = clock_.steady();
-    std::vector<StreamProcessor::Status> told(processors_.size());
+    std::map<const StreamProcessor*, StreamProcessor::Status> told;
     while (!stop_.requested()) {
         const bool time_to_beat = clock_.steady() >= next_beat;
         if (time_to_beat) next_beat = clock_.steady() + options_.heartbeat;
-        for (std::size_t n = 0; n < processors_.size(); ++n) {
-            auto status = processors_[n]->status();
+        const auto processors = processors_();
+        for (const auto& processor : processors) {
+            auto status = processor->status();
+            auto& last = told[processor.get()];
             // What has changed is told at once: `status` right after a rebalance must not name the owner of before.
-            if (!time_to_beat && status.partitions == told[n].partitions && status.phase == told[n].phase) continue;
-            beat(connection, *processors_[n], status);
-            told[n] = std::move(status);
+            if (!time_to_beat && status.partitions == last.partitions && status.phase == last.phase) continue;
+            beat(connection, *processor, status);
+            last = std::move(status);
         }
         for (const auto& notification : connection.notifications(kListen)) {
-            for (auto* processor : processors_) {
+            for (const auto& processor : processors) {
                 if (processor->target().projection->stream().name == notification.payload) processor->wanted();
             }
         }

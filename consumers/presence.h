@@ -1,13 +1,12 @@
 #pragma once
 
-#include "consumers/stream_processor.h"
+#include "consumers/lanes.h"
 #include "infra/base/clock.h"
 #include "infra/base/stop.h"
 
 #include <chrono>
 #include <string>
 #include <thread>
-#include <vector>
 
 namespace tidemark::consumers {
 
@@ -22,8 +21,8 @@ public:
         std::chrono::milliseconds heartbeat{2'000};
     };
 
-    /// The processors must outlive it. The destructor takes the instance off the list.
-    Presence(Options options, std::vector<StreamProcessor*> processors, const base::Clock& clock);
+    /// What `processors` needs must outlive it. The destructor takes the instance off the list.
+    Presence(Options options, Processors processors, const base::Clock& clock);
     ~Presence();
     Presence(const Presence&) = delete;
     Presence& operator=(const Presence&) = delete;
@@ -34,7 +33,7 @@ private:
     void beat(pg::Connection& connection, const StreamProcessor& processor, const StreamProcessor::Status& status);
 
     Options options_;
-    std::vector<StreamProcessor*> processors_;
+    Processors processors_;
     const base::Clock& clock_;
     base::Timestamp started_at_;
     base::Stop stop_;

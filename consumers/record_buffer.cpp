@@ -40,6 +40,22 @@ void RecordBuffer::reached(std::int32_t partition, std::int64_t offset, Instant 
     if (!first_) first_ = now;
 }
 
+void RecordBuffer::cut(std::int32_t partition, std::int64_t offset) {
+    const auto found = parts_.find(partition);
+    if (found == parts_.end() || offset >= found->second.next) return;
+    auto& part = found->second;
+    while (!part.records.empty() && part.records.back().offset >= offset) {
+        records_ -= 1;
+        bytes_ -= part.records.back().bytes();
+        part.records.pop_back();
+    }
+    part.next = std::max(part.from, offset);
+    part.gaps = part.next - part.from - static_cast<std::int64_t>(part.records.size());
+    if (std::all_of(parts_.begin(), parts_.end(),
+                    [](const auto& entry) { return entry.second.next == entry.second.from; }))
+        first_.reset();
+}
+
 void RecordBuffer::committed(std::span<const kafka::Start> next, Instant now) {
     for (const auto& [partition, offset] : next) {
         const auto found = parts_.find(partition);

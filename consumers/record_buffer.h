@@ -46,6 +46,9 @@ public:
     /// Everything below `offset` has come: the rest up to there is a gap. Ignored when stale or foreign.
     void reached(std::int32_t partition, std::int64_t offset, Instant now);
 
+    /// Gives up what a partition holds at and beyond `offset`, to be read again. Ignored when foreign.
+    void cut(std::int32_t partition, std::int64_t offset);
+
     /// The tables now stand at these offsets: drops what is below. Later records stay.
     void committed(std::span<const kafka::Start> next, Instant now);
 

@@ -7,6 +7,7 @@
 #include "schemas/instant.h"
 #include "schemas/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iomanip>
 #include <optional>
@@ -22,7 +23,7 @@ select o.partition, o.next_offset, coalesce(o.owner, ''),
        coalesce((extract(epoch from o.as_of) * 1000000)::bigint, 0),
        (select count(*) from dead_letters d where d.partition = o.partition and d.status = 'open')::bigint,
        exists (select 1 from tidemark.consumers c
-               where c.instance = o.owner and c.stream = $1 and o.partition = any(c.partitions)
+               where c.instance = o.owner and c.stream = $1 and c.generation = o.generation and o.partition = any(c.partitions)
                  and c.heartbeat_at > now() - interval '10 seconds')
 from offsets o order by o.partition)"};
 
@@ -48,7 +49,7 @@ std::vector<Line> gather(const StatusOptions& options) {
         if (!live)
             throw Refused("stream " + std::string(projection->stream().name) +
                           " has no tables: run `tidemark-consumer migrate`");
-        session.search_path = pg::quote_identifier(live->target.schema);
+        session.search_path = pg::quote_identifier(live->schema);
         pg::Connection tables(options.dsn, session);
         pg::Params params;
         params.add(projection->stream().name);

@@ -26,32 +26,34 @@ constexpr std::string_view kAllReasons[] = {
 }  // namespace
 
 struct StreamProcessor::Instruments {
-    Instruments(base::Metrics& metrics, const std::string& stream)
+    Instruments(base::Metrics& metrics, const std::string& stream, const std::string& generation)
         : flush_seconds(metrics.histogram("tidemark_flush_duration_seconds",
-                                          "One flush, from BEGIN to the answer of COMMIT.", {{"stream", stream}})),
+                                          "One flush, from BEGIN to the answer of COMMIT.",
+                                          {{"stream", stream}, {"generation", generation}})),
           append_to_commit(metrics.histogram("tidemark_append_to_commit_seconds",
                                              "Age of the oldest record of a flush, from its append to the commit.",
-                                             {{"stream", stream}},
+                                             {{"stream", stream}, {"generation", generation}},
                                              {0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60})),
-          rows(
-              metrics.counter("tidemark_flush_rows_total", "Rows of projection tables written.", {{"stream", stream}})),
+          rows(metrics.counter("tidemark_flush_rows_total", "Rows of projection tables written.",
+                               {{"stream", stream}, {"generation", generation}})),
           applied(metrics.counter("tidemark_records_total", "Records committed, by what became of them.",
-                                  {{"stream", stream}, {"verdict", "applied"}})),
+                                  {{"stream", stream}, {"generation", generation}, {"verdict", "applied"}})),
           duplicates(metrics.counter("tidemark_records_total", "Records committed, by what became of them.",
-                                     {{"stream", stream}, {"verdict", "duplicate"}})),
-          gaps(metrics.counter("tidemark_offset_gaps_total", "Offsets without a record.", {{"stream", stream}})),
+                                     {{"stream", stream}, {"generation", generation}, {"verdict", "duplicate"}})),
+          gaps(metrics.counter("tidemark_offset_gaps_total", "Offsets without a record.",
+                               {{"stream", stream}, {"generation", generation}})),
           lag(metrics.gauge("tidemark_stream_lag_seconds",
                             "Age of the newest instant up to which everything is in the tables.",
-                            {{"stream", stream}})),
+                            {{"stream", stream}, {"generation", generation}})),
           buffered_records(metrics.gauge("tidemark_buffered_records", "Records polled and not yet committed.",
-                                         {{"stream", stream}})),
-          buffered_bytes(
-              metrics.gauge("tidemark_buffered_bytes", "Bytes polled and not yet committed.", {{"stream", stream}})),
+                                         {{"stream", stream}, {"generation", generation}})),
+          buffered_bytes(metrics.gauge("tidemark_buffered_bytes", "Bytes polled and not yet committed.",
+                                       {{"stream", stream}, {"generation", generation}})),
           partitions(metrics.gauge("tidemark_partitions_owned", "Partitions that this instance folds.",
-                                   {{"stream", stream}})) {
+                                   {{"stream", stream}, {"generation", generation}})) {
         const auto state = [&](const char* name, const char* help, const char* label,
                                const char* value) -> base::Metrics::Counter* {
-            return &metrics.counter(name, help, {{"stream", stream}, {label, value}});
+            return &metrics.counter(name, help, {{"stream", stream}, {"generation", generation}, {label, value}});
         };
         constexpr auto kFlushes = "tidemark_flushes_total";
         constexpr auto kFlushesHelp =
@@ -66,8 +68,9 @@ struct StreamProcessor::Instruments {
         revoked = state(kRebalances, kRebalancesHelp, "kind", "revoked");
         lost = state(kRebalances, kRebalancesHelp, "kind", "lost");
         for (const auto reason : kAllReasons) {
-            dead_letters[reason] = &metrics.counter("tidemark_dead_letters_total", "Records parked, by reason.",
-                                                    {{"stream", stream}, {"reason", std::string(reason)}});
+            dead_letters[reason] =
+                &metrics.counter("tidemark_dead_letters_total", "Records parked, by reason.",
+                                 {{"stream", stream}, {"generation", generation}, {"reason", std::string(reason)}});
         }
     }
 
@@ -98,7 +101,8 @@ StreamProcessor::StreamProcessor(ProcessorOptions options, Target target, kafka:
       source_(source),
       check_log_(std::move(check_log)),
       clock_(clock),
-      instruments_(std::make_unique<Instruments>(metrics, std::string(target_.projection->stream().name))),
+      instruments_(std::make_unique<Instruments>(metrics, std::string(target_.projection->stream().name),
+                                                 std::to_string(target_.generation))),
       store_(target_.generation, options_.owner),
       state_(options_.state) {}
 
@@ -109,6 +113,12 @@ void StreamProcessor::run() {
     while (true) {
         const auto now = clock_.steady();
         take_news(now);
+        look_at_leader(now);
+        if (dropped_) {
+            log::info("generation_dropped", {{"stream", target_.projection->stream().name},
+                                             {"generation", std::int64_t{target_.generation}}});
+            return;
+        }
         if (stop_ && !stopping_since) {
             stopping_since = now;
             state_.stop();
@@ -141,6 +151,10 @@ void StreamProcessor::run() {
             case StreamState::Do::resolve:
                 resolve();
                 break;
+            case StreamState::Do::assign:
+                source_.assign(state_.reading());
+                paused_ = true;
+                break;
             case StreamState::Do::unassign:
                 FAILPOINT("c8_rebalance");
                 source_.unassign();
@@ -155,7 +169,10 @@ void StreamProcessor::run() {
 }
 
 void StreamProcessor::take_news(StreamState::Instant now) {
-    if (wanted_.exchange(false)) state_.wanted(now);
+    if (wanted_.exchange(false)) {
+        state_.wanted(now);
+        next_look_ = now;
+    }
     std::vector<LogEnd> news;
     {
         const std::lock_guard lock(mutex_);
@@ -204,7 +221,7 @@ pg::Connection& StreamProcessor::connection() {
     if (!connection_) {
         pg::SessionOptions session;
         session.application_name = "tidemark-consumer " + std::string(target_.projection->stream().name);
-        session.search_path = pg::quote_identifier(target_.schema);
+        if (place_) session.search_path = pg::quote_identifier(place_->schema);
         session.statement_timeout = options_.statement_timeout;
         connection_.emplace(options_.dsn, session);
         announce_ = true;
@@ -216,14 +233,32 @@ void StreamProcessor::claim() {
     const auto stream = target_.projection->stream().name;
     const auto partitions = state_.partitions();
     try {
+        check_place();
+        if (dropped_) return;
         const auto claims = store_.claim(connection(), partitions);
         announce_ = false;
-        for (const auto& one : claims)
-            check_log_(one);
+        // What the tables are is asked after they were claimed: a swap from here on fences this claim.
+        const auto claimed = place_;
+        check_place();
+        if (claims.empty() || place_ != claimed) {
+            state_.claim_failed(clock_.steady());
+            return;
+        }
+        if (!state_.goes_on(claims)) {
+            for (const auto& one : claims)
+                check_log_(one);
+        }
         const auto starts = state_.claimed(claims, clock_.steady());
-        source_.assign(starts);
-        paused_ = true;  // assigning leaves open whether it is: the loop resumes
-        log::info("claimed", {{"stream", stream}, {"partitions", partitions.size()}});
+        if (place_->role != Role::live) state_.follow(std::vector<std::int64_t>{});  // nothing, before it has looked
+        next_look_ = {};
+        if (!starts.empty()) {
+            source_.assign(starts);
+            paused_ = true;  // assigning leaves open whether it is: the loop resumes
+        }
+        log::info("claimed", {{"stream", stream},
+                              {"generation", std::int64_t{target_.generation}},
+                              {"role", to_string(place_->role)},
+                              {"partitions", partitions.size()}});
     } catch (const pg::Error& error) {
         if (error.failure() == pg::Failure::bug) throw;
         instruments_->failed->add();
@@ -233,6 +268,40 @@ void StreamProcessor::claim() {
         if (!error.is_retryable()) throw;
         log::warn("claim_failed", {{"stream", stream}, {"error", error.what()}});
         state_.claim_failed(clock_.steady());
+    }
+}
+
+bool StreamProcessor::check_place() {
+    auto place = find_place(connection(), *target_.projection, target_.generation);
+    dropped_ = !place;
+    if (!place || place == place_) return false;
+    if (place_) {
+        log::info("generation_moved", {{"stream", target_.projection->stream().name},
+                                       {"generation", std::int64_t{target_.generation}},
+                                       {"schema", place->schema},
+                                       {"role", to_string(place->role)}});
+    }
+    place_ = std::move(place);
+    connection_.reset();
+    publish_status();  // if this ends with an exception, whether readers lose by it depends on the role
+    return true;
+}
+
+void StreamProcessor::look_at_leader(StreamState::Instant now) {
+    if (!place_ || place_->role == Role::live || !state_.consuming() || now < next_look_) return;
+    next_look_ = now + options_.look;
+    try {
+        // First whether it still follows: since a swap it may be the live one, and would wait for itself for ever, with
+        // no flush that a fence could stop.
+        if (check_place()) state_.moved(clock_.steady());
+        if (dropped_ || !state_.consuming()) return;
+        state_.follow(find_progress(connection(), target_.projection->stream().name));
+        leader_unknown_ = false;
+    } catch (const pg::Error& error) {
+        if (error.failure() == pg::Failure::bug) throw;
+        if (!std::exchange(leader_unknown_, true))
+            log::warn("live_generation_unknown",
+                      {{"stream", target_.projection->stream().name}, {"error", error.what()}});
     }
 }
 
@@ -253,12 +322,13 @@ void StreamProcessor::flush_batch() {
     } catch (const pg::Error& error) {
         if (error.failure() == pg::Failure::bug || error.failure() == pg::Failure::data) throw;
         report.error = error.what();
+        report.connection_lost = !connection_ || connection_->is_broken();
     }
     const auto now = clock_.steady();
     std::vector<kafka::Start> progress;
     for (const auto& part : batch.parts)
         progress.push_back({part.partition, part.next});
-    state_.flushed(report.outcome, began, now);
+    if (!was_moved(report)) state_.flushed(report.outcome, began, now);
     const auto took = now - began;
     switch (report.outcome) {
         case Flushed::committed: {
@@ -278,6 +348,7 @@ void StreamProcessor::flush_batch() {
                 for (const auto& [reason, count] : report.parked)
                     parked += count;
                 log::info("flushed", {{"stream", stream},
+                                      {"generation", std::int64_t{target_.generation}},
                                       {"partitions", report.log_times.size()},
                                       {"records", report.records},
                                       {"keys", report.entities},
@@ -304,13 +375,30 @@ void StreamProcessor::flush_batch() {
     }
 }
 
+bool StreamProcessor::was_moved(const FlushReport& report) {
+    const bool may_be = report.outcome == Flushed::fenced || report.outcome == Flushed::failed;
+    if (!may_be || report.connection_lost) return false;
+    try {
+        if (!check_place()) return false;
+    } catch (const pg::Error& error) {
+        if (error.failure() == pg::Failure::bug) throw;
+        log::warn("registry_unknown", {{"stream", target_.projection->stream().name}, {"error", error.what()}});
+        return false;
+    }
+    state_.moved(clock_.steady());
+    return true;
+}
+
 void StreamProcessor::resolve() {
     const auto stream = target_.projection->stream().name;
     try {
-        const auto rows = store_.read(connection(), state_.partitions());
         const auto fenced = state_.counters().fenced;
         const auto committed = state_.counters().in_doubt_committed;
-        state_.resolved(rows, clock_.steady());
+        // Where the rows stood there may be others by now, or none.
+        if (check_place()) state_.moved(clock_.steady());
+        if (dropped_) return;
+        if (state_.counters().fenced == fenced)
+            state_.resolved(store_.read(connection(), state_.partitions()), clock_.steady());
         const bool was_fenced = state_.counters().fenced != fenced;
         const bool was_committed = state_.counters().in_doubt_committed != committed;
         (was_fenced ? instruments_->fenced : was_committed ? instruments_->committed : instruments_->failed)->add();
@@ -333,7 +421,8 @@ void StreamProcessor::publish_status() {
     auto partitions = state_.partitions();
     instruments_->partitions.set(static_cast<double>(partitions.size()));
     const std::lock_guard lock(mutex_);
-    status_ = {std::move(partitions), state_.phase(), state_.counters().assigned > 0, as_of, clock_.steady()};
+    const bool live = !place_ || place_->role == Role::live;
+    status_ = {std::move(partitions), state_.phase(), live, state_.counters().assigned > 0, as_of, clock_.steady()};
 }
 
 StreamProcessor::Status StreamProcessor::status() const {

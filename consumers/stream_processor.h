@@ -1,6 +1,8 @@
 #pragma once
 
 #include "consumers/flush.h"
+#include "consumers/generation.h"
+#include "consumers/log_check.h"
 #include "consumers/stream_state.h"
 #include "infra/base/clock.h"
 #include "infra/base/metrics.h"
@@ -24,21 +26,13 @@ struct ProcessorOptions {
     StreamState::Options state;
     std::chrono::milliseconds statement_timeout{2'000};
     std::chrono::milliseconds drain{10'000};  ///< how long stop() may take to write what is buffered
-};
-
-/// Checks that a claimed partition still belongs to the log that the tables were folded from. Throws LogMismatch, or
-/// what the broker's client throws.
-using CheckLog = std::function<void(const Claim& claim)>;
-
-/// The topic is not the one that the tables come from: recreated, truncated, or given partitions. Nothing can be right
-/// from here on.
-class LogMismatch : public std::runtime_error {
-public:
-    using std::runtime_error::runtime_error;
+    std::chrono::milliseconds look{200};      ///< how often a generation that follows the live one asks how far that is
 };
 
 /// Folds one stream into one generation until told to stop: poll, buffer, flush, commit, on one thread with one
-/// connection. What to do next is StreamState's; this does it. The source, clock and metrics must outlive it.
+/// connection. What to do next is StreamState's; this does it. A generation that is not live follows the live one and
+/// never gets ahead of it; where its tables stand, and which it is, is asked of the registry with each claim, because a
+/// swap renames and fences. The source, clock and metrics must outlive it.
 class StreamProcessor {
 public:
     StreamProcessor(ProcessorOptions options, Target target, kafka::RecordSource& source, CheckLog check_log,
@@ -47,8 +41,9 @@ public:
     StreamProcessor(const StreamProcessor&) = delete;
     StreamProcessor& operator=(const StreamProcessor&) = delete;
 
-    /// Returns after stop(), with everything written that could be. Throws LogMismatch, kafka::Error (fatal: e.g.
-    /// another consumer took this one's slot) and pg::Error of Failure::bug: the process has to end, loudly.
+    /// Returns after stop(), with everything written that could be, or when the generation was dropped. Throws
+    /// LogMismatch, kafka::Error (fatal: e.g. another consumer took this one's slot) and pg::Error of Failure::bug: the
+    /// process has to end, loudly.
     void run();
 
     // Any thread.
@@ -60,6 +55,7 @@ public:
     struct Status {
         std::vector<std::int32_t> partitions;
         std::string phase;
+        bool live = true;     ///< readers see its tables, as far as it knows
         bool joined = false;  ///< the group has said at least once what this member owns
         std::optional<Timestamp> as_of;
         std::chrono::steady_clock::time_point last_step{};  ///< when the loop last went round
@@ -75,6 +71,12 @@ private:
     void claim();
     void flush_batch();
     void resolve();
+    /// Asks where and what the tables are. True when they were moved since the last time, and have to be claimed again.
+    bool check_place();
+    /// Whether a flush was refused because the tables were moved; if so they are claimed again at once, and nobody has
+    /// to be waited for.
+    bool was_moved(const FlushReport& report);
+    void look_at_leader(StreamState::Instant now);
     void publish_status();
     pg::Connection& connection();
 
@@ -87,7 +89,11 @@ private:
     OffsetStore store_;
     StreamState state_;
     std::optional<pg::Connection> connection_;
-    bool announce_ = false;  ///< the connection is new and the offset rows name the old one
+    std::optional<Place> place_;        ///< as the registry said last
+    bool dropped_ = false;              ///< the generation is no more
+    StreamState::Instant next_look_{};  ///< at the leader
+    bool leader_unknown_ = false;       ///< the last look at it failed, and said so
+    bool announce_ = false;             ///< the connection is new and the offset rows name the old one
     bool paused_ = false;
     std::atomic<bool> stop_{false};
     std::atomic<bool> wanted_{false};

@@ -32,13 +32,13 @@ StreamState::StreamState(Options options)
 
 StreamState::Step StreamState::next(Instant now) {
     if (releasing_) {
-        const bool worth_flushing = phase_ == Phase::consuming && !buffer_.empty() && !release_flushed_;
+        const bool worth_flushing = phase_ == Phase::consuming && has_something_to_write() && !release_flushed_;
         if (!worth_flushing) return {Do::unassign, {}};
         release_flushed_ = true;  // once: the next owner is waiting, and reads the same records from the log
         return {Do::flush, {}};
     }
     if (stopping_) {
-        if (phase_ == Phase::consuming && !buffer_.empty()) {
+        if (phase_ == Phase::consuming && has_something_to_write()) {
             if (now >= retry_at_) return {Do::flush, {}};
         } else if (phase_ == Phase::resolving) {
             if (now >= retry_at_) return {Do::resolve, {}};
@@ -66,9 +66,18 @@ StreamState::Step StreamState::next(Instant now) {
             }
             break;
         case Phase::consuming: {
+            // What lies beyond the leader in one partition must not take the room of what lacks in another.
+            if (buffer_.full(options_.limits) && !has_something_to_write() && !behind().empty()) {
+                make_room();
+                return {Do::assign, {}};
+            }
+            if (!narrowed_to_.empty() && behind() != narrowed_to_) {
+                narrowed_to_.clear();
+                return {Do::assign, {}};
+            }
             if (!may_try) break;
             if (due(now)) return {Do::flush, {}};
-            if (buffer_.empty()) return {Do::poll, options_.poll};
+            if (!has_something_to_write()) return {Do::poll, options_.poll};
             const auto until_due = duration_cast<milliseconds>(due_at() - now);
             return {Do::poll, std::clamp(until_due, milliseconds(0), kPollWhileBuffered)};
         }
@@ -78,17 +87,59 @@ StreamState::Step StreamState::next(Instant now) {
 }
 
 bool StreamState::paused(Instant now) const noexcept {
-    return phase_ != Phase::consuming || now < retry_at_ || buffer_.full(options_.limits);
+    return (phase_ != Phase::consuming && !moved_) || now < retry_at_ || buffer_.full(options_.limits);
+}
+
+std::int64_t StreamState::reach(std::int32_t partition, const RecordBuffer::Part& part) const {
+    if (!leader_) return part.next;
+    const auto index = static_cast<std::size_t>(partition);
+    // A partition that the leader does not know is not followed into.
+    if (index >= leader_->size()) return part.from;
+    return std::clamp((*leader_)[index], part.from, part.next);
+}
+
+bool StreamState::has_something_to_write() const {
+    if (!leader_) return !buffer_.empty();
+    return std::any_of(buffer_.parts().begin(), buffer_.parts().end(),
+                       [this](const auto& entry) { return reach(entry.first, entry.second) > entry.second.from; });
+}
+
+bool StreamState::is_behind(std::int32_t partition, const RecordBuffer::Part& part) const {
+    const auto index = static_cast<std::size_t>(partition);
+    return leader_ && index < leader_->size() && part.next < (*leader_)[index];
+}
+
+std::vector<std::int32_t> StreamState::behind() const {
+    std::vector<std::int32_t> partitions;
+    for (const auto& [partition, part] : buffer_.parts()) {
+        if (is_behind(partition, part)) partitions.push_back(partition);
+    }
+    return partitions;
+}
+
+void StreamState::make_room() {
+    for (const auto& [partition, part] : buffer_.parts())
+        buffer_.cut(partition, reach(partition, part));
+    narrowed_to_ = behind();
+}
+
+std::vector<kafka::Start> StreamState::reading() const {
+    std::vector<kafka::Start> starts;
+    for (const auto& [partition, part] : buffer_.parts()) {
+        const bool left_out = !narrowed_to_.empty() &&
+                              std::find(narrowed_to_.begin(), narrowed_to_.end(), partition) == narrowed_to_.end();
+        if (!left_out) starts.push_back({partition, part.next});
+    }
+    return starts;
 }
 
 bool StreamState::due(Instant now) const {
-    if (buffer_.full(options_.limits)) return true;
     const bool early = now < wanted_until_ && now - last_flush_ >= options_.limits.early;
-    if (!buffer_.empty()) return early || now >= due_at();
+    if (has_something_to_write()) return buffer_.full(options_.limits) || early || now >= due_at();
     if (!early && now - last_flush_ < interval_) return false;
     // Nothing came: only the as-of instant moves.
     return std::any_of(owned_.begin(), owned_.end(), [this](const auto& entry) {
-        return newest_as_of(entry.second, buffer_.parts().at(entry.first).next).has_value();
+        return newest_as_of(entry.second, reach(entry.first, buffer_.parts().at(entry.first))).has_value();
     });
 }
 
@@ -108,7 +159,7 @@ std::optional<Timestamp> StreamState::newest_as_of(const Owned& owned, std::int6
 }
 
 void StreamState::polled(kafka::Record record, Instant now) {
-    if (phase_ != Phase::consuming && phase_ != Phase::resolving) {
+    if (phase_ != Phase::consuming && phase_ != Phase::resolving && !moved_) {
         counters_.stale_records += 1;  // read again after the claim: assigning starts from the claimed offsets
         return;
     }
@@ -116,7 +167,8 @@ void StreamState::polled(kafka::Record record, Instant now) {
 }
 
 void StreamState::polled(const kafka::EndOfPartition& end, Instant now) {
-    if (phase_ == Phase::consuming || phase_ == Phase::resolving) buffer_.reached(end.partition, end.offset, now);
+    if (phase_ == Phase::consuming || phase_ == Phase::resolving || moved_)
+        buffer_.reached(end.partition, end.offset, now);
 }
 
 void StreamState::polled(const kafka::Assigned& assigned, Instant now) {
@@ -141,6 +193,17 @@ void StreamState::polled(const kafka::Revoked& revoked, Instant now) {
 
 std::vector<kafka::Start> StreamState::claimed(std::span<const Claim> claims, Instant now) {
     counters_.claims += 1;
+    leader_.reset();
+    if (goes_on(claims)) {
+        for (const auto& claim : claims)
+            owned_[claim.partition].epoch = claim.epoch;
+        moved_ = false;
+        phase_ = Phase::consuming;
+        settle(now);
+        if (narrowed_to_.empty()) return {};
+        narrowed_to_.clear();
+        return reading();
+    }
     std::vector<kafka::Start> starts;
     for (const auto& claim : claims) {
         auto& owned = owned_[claim.partition];
@@ -150,9 +213,30 @@ std::vector<kafka::Start> StreamState::claimed(std::span<const Claim> claims, In
         starts.push_back({claim.partition, claim.next_offset});
     }
     buffer_.reset(starts);
+    moved_ = false;
+    narrowed_to_.clear();
     phase_ = Phase::consuming;
     settle(now);
     return starts;
+}
+
+void StreamState::moved(Instant now) {
+    if (phase_ == Phase::idle || phase_ == Phase::claiming) return;
+    if (phase_ == Phase::resolving) {
+        counters_.fenced += 1;  // the commit in doubt ended before the swap, and the claim reads how
+        drop();
+    }
+    moved_ = phase_ == Phase::consuming;
+    phase_ = Phase::claiming;
+    settle(now);
+}
+
+bool StreamState::goes_on(std::span<const Claim> claims) const {
+    if (!moved_ || claims.size() != buffer_.parts().size()) return false;
+    return std::all_of(claims.begin(), claims.end(), [this](const Claim& claim) {
+        const auto part = buffer_.parts().find(claim.partition);
+        return part != buffer_.parts().end() && part->second.from == claim.next_offset;
+    });
 }
 
 void StreamState::claim_failed(Instant now) {
@@ -264,10 +348,14 @@ Batch StreamState::batch() const {
     Batch batch;
     for (const auto& [partition, part] : buffer_.parts()) {
         const auto& owned = owned_.at(partition);
-        const auto as_of = newest_as_of(owned, part.next);
-        if (part.next == part.from && !as_of) continue;
-        batch.parts.push_back(
-            {partition, owned.epoch, part.from, part.next, part.gaps, owned.log_time, as_of, part.records});
+        const auto next = reach(partition, part);
+        const auto as_of = newest_as_of(owned, next);
+        if (next == part.from && !as_of) continue;
+        const auto cut = std::partition_point(part.records.begin(), part.records.end(),
+                                              [next](const kafka::Record& record) { return record.offset < next; });
+        const std::span records(part.records.begin(), cut);
+        const auto gaps = next - part.from - static_cast<std::int64_t>(records.size());
+        batch.parts.push_back({partition, owned.epoch, part.from, next, gaps, owned.log_time, as_of, records});
     }
     return batch;
 }
@@ -322,6 +410,8 @@ void StreamState::drop() {
     counters_.dropped_records += buffer_.records();
     buffer_.clear();
     pending_.clear();
+    moved_ = false;
+    narrowed_to_.clear();
 }
 
 void StreamState::retry_later(Instant now) {

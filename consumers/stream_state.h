@@ -81,6 +81,7 @@ public:
         claim,     ///< claim `partitions()` in the database; then claimed() or claim_failed()
         flush,     ///< write batch(); then flushed()
         resolve,   ///< read the offset rows of `partitions()`; then resolved() or resolve_failed()
+        assign,    ///< let the source read just reading()
         unassign,  ///< answer the group; then unassigned()
         finished,  ///< after stop(): nothing is owned any more
     };
@@ -100,7 +101,7 @@ public:
     void polled(const kafka::EndOfPartition& end, Instant now);
     void polled(const kafka::Assigned& assigned, Instant now);
     void polled(const kafka::Revoked& revoked, Instant now);
-    /// Returns where the source has to go on from.
+    /// Returns where the source has to go on from; nothing: from where it is.
     std::vector<kafka::Start> claimed(std::span<const Claim> claims, Instant now);
     void claim_failed(Instant now);
     void flushed(Flushed outcome, Instant began, Instant now);
@@ -110,11 +111,22 @@ public:
     void unassigned();
     /// A log-end query, sent at wall-clock `asked`, answered these next offsets, by partition.
     void log_end(Timestamp asked, std::span<const std::int64_t> ends);
+    /// How far another set of tables is, by partition, that this one follows: nothing at or beyond these offsets is
+    /// written. Nullopt: it follows none. Holds until told otherwise or claimed anew.
+    void follow(std::optional<std::vector<std::int64_t>> leader) { leader_ = std::move(leader); }
+    /// The tables were renamed or given another role, which fences whoever writes them: claim again at once. What is
+    /// buffered stays, for they stand where they stood.
+    void moved(Instant now);
+    /// Whether these claims, after moved(), are where the buffer begins: then claimed() changes no more than the fence,
+    /// and returns nothing to read on from.
+    [[nodiscard]] bool goes_on(std::span<const Claim> claims) const;
     /// A reader waits for what is not flushed yet.
     void wanted(Instant now) noexcept { wanted_until_ = now + options_.wanted_for; }
     /// Write what is buffered, give everything back, finish.
     void stop() noexcept { stopping_ = true; }
 
+    /// The partitions that are to be read now, and from where.
+    [[nodiscard]] std::vector<kafka::Start> reading() const;
     [[nodiscard]] Batch batch() const;
     /// The log time that the tables have for a partition after a committed flush: told by the flush.
     void log_time(std::int32_t partition, Timestamp log_time);
@@ -159,6 +171,13 @@ private:
     };
 
     void drop();
+    /// Up to where a part may be written now.
+    [[nodiscard]] std::int64_t reach(std::int32_t partition, const RecordBuffer::Part& part) const;
+    [[nodiscard]] bool has_something_to_write() const;
+    /// Whether the leader is beyond what was read of a partition.
+    [[nodiscard]] bool is_behind(std::int32_t partition, const RecordBuffer::Part& part) const;
+    [[nodiscard]] std::vector<std::int32_t> behind() const;
+    void make_room();
     [[nodiscard]] bool due(Instant now) const;
     [[nodiscard]] Instant due_at() const;
     [[nodiscard]] std::optional<Timestamp> newest_as_of(const Owned& owned, std::int64_t next) const;
@@ -169,8 +188,11 @@ private:
     RecordBuffer buffer_;
     std::map<std::int32_t, Owned> owned_;
     std::vector<kafka::Start> pending_;  ///< next offsets of the flush in doubt
+    std::optional<std::vector<std::int64_t>> leader_;
+    std::vector<std::int32_t> narrowed_to_;  ///< all that is read, for want of room; empty: everything is
     base::Backoff backoff_;
     Phase phase_ = Phase::idle;
+    bool moved_ = false;      ///< claims what it had before
     bool failing_ = false;    ///< what was tried last is being tried again
     bool releasing_ = false;  ///< a revoke waits for its answer
     bool release_flushed_ = false;

@@ -38,3 +38,9 @@ select w.key                                                  as key,
        p.generation, p.applied, p.as_of
 from windows w
 cross join progress p;
+
+-- Which part of the log an entity comes from: where to look when two generations differ.
+create view evidence as
+select key as entity, partition, min(min_offset) as min_offset, max(max_offset) as max_offset
+from windows
+group by key, partition;

@@ -11,19 +11,31 @@ create table if not exists tidemark.streams (
     log_hash   text not null
 );
 
--- A generation is one set of tables folded from the log's start. The live one stands in the schema named like the stream.
+-- A generation is one set of tables folded from the log's start. Exactly one of a stream is read, the live one; it stands in the
+-- schema named like the stream, the others in <stream>_<generation>. `replay` folds a building one until it has caught up with the
+-- live one; from then on consumers of its fingerprint keep it up to date, whether it is a candidate that nobody has read yet or
+-- retired, i.e. was live before.
 create table if not exists tidemark.generations (
     stream      text not null references tidemark.streams (name),
     generation  integer not null,
     schema_name text not null unique,
     fingerprint text not null,
-    status      text not null check (status in ('live', 'candidate', 'retired')),
+    status      text not null,
     created_at  timestamptz not null default now(),
     primary key (stream, generation)
 );
+alter table tidemark.generations add column if not exists retired_at timestamptz;
+alter table tidemark.generations drop constraint if exists generations_status_check;
+alter table tidemark.generations add constraint generations_status_check
+    check (status in ('building', 'candidate', 'live', 'retired'));
 create unique index if not exists generations_one_live on tidemark.generations (stream) where status = 'live';
 
--- Who folds what, said by the consumers themselves every few seconds.
+-- The highest number ever given to a generation of a stream: numbers are not used again. And how often another generation has
+-- become the live one.
+alter table tidemark.streams add column if not exists last_generation integer not null default 1;
+alter table tidemark.streams add column if not exists swaps bigint not null default 0;
+
+-- Who folds which generation, said by the consumers themselves every few seconds.
 create table if not exists tidemark.consumers (
     instance     text not null,
     stream       text not null,
@@ -32,9 +44,11 @@ create table if not exists tidemark.consumers (
     partitions   integer[] not null,
     state        text not null,
     started_at   timestamptz not null,
-    heartbeat_at timestamptz not null,
-    primary key (instance, stream)
+    heartbeat_at timestamptz not null
 );
+alter table tidemark.consumers add column if not exists generation integer not null default 1;
+alter table tidemark.consumers drop constraint if exists consumers_pkey;
+create unique index if not exists consumers_by_generation on tidemark.consumers (instance, stream, generation);
 
 create or replace view tidemark.api_streams as
 select s.name, s.topic, s.partitions, s.log_hash, g.generation, g.fingerprint
@@ -43,6 +57,13 @@ left join tidemark.generations g on g.stream = s.name and g.status = 'live';
 
 create or replace view tidemark.api_consumers as
 select c.instance, c.stream, c.fingerprint, c.version, c.partitions, c.state,
-       (extract(epoch from c.heartbeat_at) * 1000000)::bigint as heartbeat_us
+       (extract(epoch from c.heartbeat_at) * 1000000)::bigint as heartbeat_us,
+       c.generation
 from tidemark.consumers c
 where c.heartbeat_at > now() - interval '1 minute';
+
+create or replace view tidemark.api_generations as
+select g.stream, g.generation, g.schema_name, g.fingerprint, g.status,
+       (extract(epoch from g.created_at) * 1000000)::bigint as created_us,
+       (extract(epoch from g.retired_at) * 1000000)::bigint as retired_us
+from tidemark.generations g;

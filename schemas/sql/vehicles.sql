@@ -64,3 +64,9 @@ select t.window_start, t.state, t.count::bigint as count,
        p.generation, p.applied, p.as_of
 from transitions t
 cross join progress p;
+
+-- Which part of the log an entity comes from: where to look when two generations differ.
+create view evidence as
+select vehicle_id::text as entity, partition, min("offset") as min_offset, max("offset") as max_offset
+from history
+group by vehicle_id, partition;

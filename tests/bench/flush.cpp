@@ -234,14 +234,14 @@ public:
     explicit Bench(const Options& options)
         : options_(options),
           projection_(consumers::find_projection("counters")),
-          target_(find_target(options.consumer_dsn)),
-          store_(target_.generation, "bench"),
-          flush_(options.consumer_dsn, target_.schema, "bench flush"),
+          live_(find_live(options.consumer_dsn)),
+          store_(live_.target.generation, "bench"),
+          flush_(options.consumer_dsn, live_.schema, "bench flush"),
           plain_(options.floor_dsn, "plain_floor", "bench plain"),
           upserts_(options.floor_dsn, "upserts_floor", "bench upserts"),
           simple_(options.floor_dsn, "simple_floor", "bench simple"),
-          batches_(options, target_.partitions) {
-        std::vector<std::int32_t> partitions(static_cast<std::size_t>(target_.partitions));
+          batches_(options, live_.target.partitions) {
+        std::vector<std::int32_t> partitions(static_cast<std::size_t>(live_.target.partitions));
         std::iota(partitions.begin(), partitions.end(), 0);
         for (const auto& claim : store_.claim(flush_.connection, partitions)) {
             // The first record of a partition is the log's identity, which is of no interest here: a gap.
@@ -270,11 +270,11 @@ public:
     }
 
 private:
-    consumers::Target find_target(const std::string& dsn) const {
+    consumers::Generation find_live(const std::string& dsn) const {
         pg::Connection connection(dsn, pg::SessionOptions{});
         auto live = consumers::find_live(connection, *projection_);
         if (!live) throw std::runtime_error("there are no tables: migrate first");
-        return live->target;
+        return *std::move(live);
     }
 
     void flush(bool with_identities) {
@@ -289,7 +289,7 @@ private:
         }
         consumers::FlushReport report;
         measure(with_identities ? "keyed" : "flush", flush_, [&] {
-            report = consumers::flush(flush_.connection, target_, store_, batch);
+            report = consumers::flush(flush_.connection, live_.target, store_, batch);
             return report.rows;
         });
         if (report.outcome != consumers::Flushed::committed) throw std::runtime_error("not committed: " + report.error);
@@ -347,7 +347,7 @@ private:
                 t[3].add(batches_.at());
                 w[0].add(key);
                 w[1].add(window);
-                w[2].add(std::int64_t{kafka::murmur2_partition(key, target_.partitions)});
+                w[2].add(std::int64_t{kafka::murmur2_partition(key, live_.target.partitions)});
                 w[3].add_numeric(digits);
                 w[4].add(events);
                 w[5].add(std::int64_t{1});
@@ -405,7 +405,7 @@ private:
 
     const Options& options_;
     const consumers::Projection* projection_;
-    consumers::Target target_;
+    consumers::Generation live_;
     consumers::OffsetStore store_;
     Session flush_;
     Session plain_;

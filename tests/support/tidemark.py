@@ -158,16 +158,29 @@ class Tidemark:
         return self.postgres.dsn(database=self.database)
 
     def run(self, program: str, *arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of `api`, `consumer` or `producer` to its end, at most a minute."""
+        """Runs a command of `api`, `consumer`, `consumer-next` or `producer` to its end, at most a minute."""
         name = f"tidemark-{program}"
         return subprocess.run(
             [str(self._binary(name)), *map(str, arguments)],
-            env=self._surroundings.settings(name, **settings),
+            env=self._surroundings.settings(name.removesuffix("-next"), **settings),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
+        )
+
+    def start_command(self, *arguments: str | Path, fault: str = "", **settings: str) -> subprocess.Popen[str]:
+        """Starts a command of the consumer; `fault` is what its kill points do: "r2_folding=kill@3"."""
+        name = "tidemark-consumer"
+        environment = self._surroundings.settings(name, **settings)
+        return subprocess.Popen(
+            [str(self._binary(name)), *map(str, arguments)],
+            env=environment | ({"TIDEMARK_FAILPOINT": fault} if fault else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def start_import(self, **settings: str) -> subprocess.Popen[str]:
@@ -191,11 +204,13 @@ class Tidemark:
         port = choose_ports(1)[0]
         return self._start("tidemark-api", "serve", port, ready, {"listen": f"127.0.0.1:{port}", **settings})
 
-    def start_consumer(self, slot: int = 0, *, ready: bool = True, **settings: str) -> Running:
+    def start_consumer(self, slot: int = 0, *, ready: bool = True, version: str = "", **settings: str) -> Running:
+        """`version`: "next" starts the one with another fold of the counters."""
         port = choose_ports(1)[0]
         listen = f"127.0.0.1:{port}"
+        name = f"tidemark-consumer-{version}" if version else "tidemark-consumer"
         return self._start(
-            "tidemark-consumer", "run", port, ready, {"admin_listen": listen, "slot": str(slot), **settings}
+            name, "run", port, ready, {"admin_listen": listen, "slot": str(slot), **settings}
         )
 
     def settle(self, stream: str, deadline: float = 30.0) -> float:
@@ -253,7 +268,7 @@ class Tidemark:
         self._count += 1
         directory = self.scratch(f"{name}-{self._count}")
         faults = directory / "faults"
-        environment = self._surroundings.settings(name, **settings)
+        environment = self._surroundings.settings(name.removesuffix("-next"), **settings)
         environment["TIDEMARK_FAILPOINT_FILE"] = str(faults)
         program = Program(name, directory, self._binary(name), port, tied=True)
         running = Running(program, [command], environment, faults)
@@ -262,4 +277,4 @@ class Tidemark:
         return running
 
     def _binary(self, name: str) -> Path:
-        return self.build / FOLDERS[name] / name
+        return self.build / FOLDERS.get(name, "tests") / name

@@ -226,7 +226,7 @@ TEST_CASE("every kind of poison is parked with its reason, byte for byte, and it
     CHECK(counting.total("k") == std::to_string(2 * std::ssize(cases)));
     CHECK(counting.tables.conserved());
 
-    pg::Connection connection(counting.database.dsn(), session_options(counting.target));
+    pg::Connection connection(counting.database.dsn(), session_options(counting.database.dsn(), counting.target));
     const pg::Statement kDeadLetters{"test_dead_letters", R"(
         select "offset", reason, detail, topic, key is null, coalesce(key, ''), value is null, coalesce(value, ''),
                header_names[1], header_values[1], header_names[2], header_values[2], header_names[3], header_values[3],
@@ -497,7 +497,7 @@ TEST_CASE("a flush that waited for a claim is refused: the row is looked at agai
     increments.add("k", "1");
     Counting counting(increments.log);
     counting.folding.take_all();
-    pg::Connection promoter(counting.database.dsn(), session_options(counting.target));
+    pg::Connection promoter(counting.database.dsn(), session_options(counting.database.dsn(), counting.target));
     auto claim = promoter.begin();
     claim.run_script("update offsets set epoch = epoch + 1");
     FlushReport report;
@@ -592,7 +592,7 @@ TEST_CASE("what fails for a while is told apart from what is refused, and done a
     increments.add("k", "1");
     Counting counting(increments.log);
     counting.folding.take_all();
-    pg::Connection other(counting.database.dsn(), session_options(counting.target));
+    pg::Connection other(counting.database.dsn(), session_options(counting.database.dsn(), counting.target));
     {
         auto lock = other.begin();
         lock.run_script("lock table totals in exclusive mode");
@@ -663,7 +663,7 @@ TEST_CASE("a commit in doubt that is still under way is waited for before it is 
         "for each row execute function wait()");
     Folding folding(counting.database.dsn(network), counting.target, increments.log);
     folding.take_all();
-    pg::Connection holder(counting.database.dsn(), session_options(counting.target));
+    pg::Connection holder(counting.database.dsn(), session_options(counting.database.dsn(), counting.target));
     std::optional<pg::Transaction> hold(holder.begin());
     hold->run_script("select pg_advisory_xact_lock(1)");
     FlushReport report;
@@ -709,7 +709,7 @@ TEST_CASE("readers hear of each flush that wrote records, once it is committed")
     Increments increments;
     increments.add("k", "1");
     Counting counting(increments.log);
-    pg::Connection reader(counting.database.dsn(), session_options(counting.target));
+    pg::Connection reader(counting.database.dsn(), session_options(counting.database.dsn(), counting.target));
     reader.listen("tidemark_progress");
     counting.folding.take_all();
     counting.folding.flush();
@@ -723,7 +723,7 @@ TEST_CASE("a claimer ends the session of an owner who holds the rows, and takes 
     increments.add("k", "1");
     Counting counting(increments.log);
     const std::vector<std::int32_t> partitions{0};
-    auto options = session_options(counting.target);
+    auto options = session_options(counting.database.dsn(), counting.target);
     options.lock_timeout = 200ms;
     pg::Connection first(counting.database.dsn(), options);
     const OffsetStore one(counting.target.generation, "one");
@@ -748,7 +748,7 @@ TEST_CASE("a claimer does not end the session of an owner who holds nothing") {
     Increments increments;
     Counting counting(increments.log);
     const std::vector<std::int32_t> partitions{0};
-    pg::Connection second(counting.database.dsn(), session_options(counting.target));
+    pg::Connection second(counting.database.dsn(), session_options(counting.database.dsn(), counting.target));
     OffsetStore(counting.target.generation, "two").claim(second, partitions);
     counting.folding.take_all();
     CHECK(counting.folding.flush().outcome == Flushed::fenced);

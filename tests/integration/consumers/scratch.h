@@ -64,11 +64,13 @@ public:
     }
 
     /// The tables of a new generation, folded from nothing yet.
-    consumers::Target make_generation(const consumers::Projection& projection, std::int32_t partitions) {
+    consumers::Target make_generation(const consumers::Projection& projection, std::int32_t partitions,
+                                      consumers::Role role = consumers::Role::candidate) {
         consumers::Target target;
         target.projection = &projection;
         target.generation = ++generations_;
-        target.schema = std::string(projection.stream().name) + "_" + std::to_string(target.generation);
+        const std::string stream(projection.stream().name);
+        const auto schema = role == consumers::Role::live ? stream : stream + "_" + std::to_string(target.generation);
         target.topic = projection.stream().topic;
         target.partitions = partitions;
         target.log_uuid = kLogUuid;
@@ -77,7 +79,7 @@ public:
         tx.run_script("insert into tidemark.streams values ('" + std::string(projection.stream().name) + "', '" +
                       target.topic + "', " + std::to_string(partitions) + ", '" + target.log_uuid +
                       "', '') on conflict do nothing");
-        consumers::create_generation(tx, projection, target.generation, target.schema, partitions, "candidate");
+        consumers::create_generation(tx, projection, target.generation, schema, partitions, role);
         tx.commit();
         return target;
     }
@@ -91,10 +93,14 @@ private:
     int generations_ = 0;
 };
 
-inline pg::SessionOptions session_options(const consumers::Target& target) {
+/// Of the tables as they stand now.
+inline pg::SessionOptions session_options(const std::string& dsn, const consumers::Target& target) {
+    pg::Connection connection(dsn, {});
+    const auto place = consumers::find_place(connection, *target.projection, target.generation);
+    if (!place) throw std::logic_error("the generation was dropped");
     pg::SessionOptions options;
-    options.search_path = target.schema;
-    options.application_name = target.schema;
+    options.search_path = place->schema;
+    options.application_name = place->schema;
     return options;
 }
 
@@ -102,7 +108,7 @@ inline pg::SessionOptions session_options(const consumers::Target& target) {
 class Tables {
 public:
     Tables(const ScratchDatabase& database, const consumers::Target& target)
-        : target_(target), connection_(database.dsn(), session_options(target)) {}
+        : target_(target), connection_(database.dsn(), session_options(database.dsn(), target)) {}
 
     void execute(const std::string& sql) { connection_.run_script(sql); }
     /// The only cell of the answer.
@@ -190,7 +196,7 @@ public:
         connect();
         claim();
     }
-    void connect() { connection_.emplace(dsn_, session_options(target_)); }
+    void connect() { connection_.emplace(dsn_, session_options(dsn_, target_)); }
     void claim() {
         positions_.clear();
         for (const auto& start : state_->claimed(store_.claim(*connection_, state_->partitions()), now_)) {

@@ -1,16 +1,19 @@
 #include "consumers/stream_processor.h"
 
 #include "consumers/projections.h"
+#include "consumers/swap.h"
 #include "tests/integration/consumers/random_log.h"
 #include "tests/integration/consumers/scratch.h"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -26,13 +29,18 @@ using tidemark::base::SystemClock;
 using tidemark::base::Timestamp;
 using tidemark::consumers::CheckLog;
 using tidemark::consumers::Claim;
+using tidemark::consumers::drop_generation;
+using tidemark::consumers::find_generations;
 using tidemark::consumers::find_projection;
 using tidemark::consumers::LogMismatch;
 using tidemark::consumers::ProcessorOptions;
+using tidemark::consumers::Role;
 using tidemark::consumers::StreamProcessor;
+using tidemark::consumers::swap_generations;
 using tidemark::consumers::Target;
 using tidemark::test::eventually;
 using tidemark::test::Network;
+using tidemark::tests::difference;
 using tidemark::tests::EventSketch;
 using tidemark::tests::FakeLog;
 using tidemark::tests::FakeSource;
@@ -46,15 +54,23 @@ namespace {
 
 constexpr Timestamp kAppended{1'700'000'000s};
 
-/// A FakeSource that waits as a real one does, over a log that the test may write to meanwhile.
+/// A log that several sources read and the test writes to meanwhile.
+struct SharedLog {
+    explicit SharedLog(std::int32_t partitions) : log(partitions) { identify(log); }
+    std::mutex mutex;  // guards the log and the sources over it
+    FakeLog log;
+};
+
+/// A FakeSource that waits as a real one does.
 class SharedSource final : public kafka::RecordSource {
 public:
-    explicit SharedSource(std::int32_t partitions) : log_(partitions), source_(log_) { identify(log_); }
+    explicit SharedSource(std::shared_ptr<SharedLog> shared)
+        : shared_(std::move(shared)), mutex_(shared_->mutex), source_(shared_->log) {}
 
     /// Whatever the test does to the log and the group.
     void with(const std::function<void(FakeLog&, FakeSource&)>& action) {
         const std::lock_guard lock(mutex_);
-        action(log_, source_);
+        action(shared_->log, source_);
     }
     void increment(const std::string& key, const std::string& value, std::int32_t partition = 0) {
         const auto event = EventSketch{kIncremented, increment_data(key, value), kAppended, {}}.text();
@@ -70,6 +86,7 @@ public:
         const auto found = all.find(partition);
         return found == all.end() ? -1 : found->second;
     }
+    [[nodiscard]] const std::shared_ptr<SharedLog>& log() const { return shared_; }
 
     kafka::Polled poll(std::chrono::milliseconds timeout) override {
         const auto deadline = std::chrono::steady_clock::now() + timeout;
@@ -101,8 +118,8 @@ public:
     }
 
 private:
-    std::mutex mutex_;  // guards both
-    FakeLog log_;
+    std::shared_ptr<SharedLog> shared_;
+    std::mutex& mutex_;
     FakeSource source_;
 };
 
@@ -115,22 +132,16 @@ public:
         std::chrono::milliseconds drain{5'000};
         CheckLog check_log = [](const Claim&) {};
         Network* network = nullptr;
+        std::chrono::milliseconds fence_wait{50};
     };
 
     explicit Running(Settings settings)
-        : source(settings.partitions),
-          target(database.make_generation(*find_projection("counters"), settings.partitions)),
-          tables(database, target),
-          settings_(std::move(settings)),
-          processor(options(), target, source, settings_.check_log, clock_, metrics_) {
-        source.with([](FakeLog& log, FakeSource& group) {
-            std::vector<std::int32_t> all;
-            for (std::int32_t partition = 0; partition < log.partitions(); ++partition)
-                all.push_back(partition);
-            group.grant(all);
-        });
-    }
+        : Running(std::make_shared<ScratchDatabase>(), std::make_shared<SharedLog>(settings.partitions), settings,
+                  Role::live) {}
     Running() : Running(Settings{}) {}
+    /// Another generation of the same stream, from the same log.
+    Running(const Running& live, const Settings& settings)
+        : Running(live.shared_database_, live.source.log(), settings, Role::candidate) {}
     ~Running() {
         if (thread_.joinable()) stop();
     }
@@ -144,6 +155,7 @@ public:
             } catch (...) {
                 ended_ = std::current_exception();
             }
+            has_returned_ = true;
         });
     }
     void stop() {
@@ -155,10 +167,14 @@ public:
         thread_.join();
         if (ended_) std::rethrow_exception(ended_);
     }
+    [[nodiscard]] bool has_returned() const { return has_returned_; }
 
-    [[nodiscard]] bool reaches(const std::string& total) {
+    /// Its tables where they stand by now.
+    [[nodiscard]] Tables tables_now() const { return {database, target}; }
+    [[nodiscard]] bool reaches(const std::string& total) const {
+        auto now = tables_now();
         return eventually([&] {
-            return tables.ask("select coalesce((select value::text from totals where key = 'k'), 'none')") == total;
+            return now.ask("select coalesce((select value::text from totals where key = 'k'), 'none')") == total;
         });
     }
     /// The sample of a metric, by its name and labels as rendered; empty: there is none.
@@ -171,36 +187,126 @@ public:
     }
     [[nodiscard]] bool flushed_as(const std::string& outcome) const {
         return eventually([&] {
-            const auto count = metric(R"(tidemark_flushes_total{outcome=")" + outcome + R"(",stream="counters"})");
+            const auto count = metric("tidemark_flushes_total{generation=\"" + std::to_string(target.generation) +
+                                      "\",outcome=\"" + outcome + "\",stream=\"counters\"}");
             return !count.empty() && count != "0";
         });
     }
-
-    ScratchDatabase database;
-    SharedSource source;
-    Target target;
-    Tables tables;
+    /// Breaks off a flush's commit that comes to the server, and then lets nobody ask how it ended. `write` makes the
+    /// flush.
+    void put_in_doubt(Network& network, const std::function<void()>& write) {
+        network.delay(30ms);  // so that there is time to act between the steps
+        write();
+        REQUIRE(eventually([&] {
+            return tables.ask(
+                       "select count(*) from pg_stat_activity a join offsets o on a.pid = o.backend_pid "
+                       "where a.query like '%next_offset = b.next_offset%'") != "0";
+        }));
+        network.lose_answer_to("COMMIT");
+        CHECK(flushed_as("in_doubt"));
+        network.fall_silent();
+        REQUIRE(eventually([&] { return processor.status().phase == "resolving"; }));
+    }
+    [[nodiscard]] bool buffers(int records) const {
+        return eventually([&] {
+            return metric("tidemark_buffered_records{generation=\"" + std::to_string(target.generation) +
+                          "\",stream=\"counters\"}") == std::to_string(records);
+        });
+    }
 
 private:
+    Running(std::shared_ptr<ScratchDatabase> in, std::shared_ptr<SharedLog> log, const Settings& settings, Role role)
+        : shared_database_(std::move(in)),
+          database(*shared_database_),
+          source(std::move(log)),
+          target(database.make_generation(*find_projection("counters"), settings.partitions, role)),
+          tables(database, target),
+          settings_(settings),
+          processor(options(), target, source, settings_.check_log, clock_, metrics_) {
+        source.with([](FakeLog& folded, FakeSource& group) {
+            std::vector<std::int32_t> all;
+            for (std::int32_t partition = 0; partition < folded.partitions(); ++partition)
+                all.push_back(partition);
+            group.grant(all);
+        });
+    }
     [[nodiscard]] ProcessorOptions options() const {
         ProcessorOptions options;
         options.dsn = settings_.network != nullptr ? database.dsn(*settings_.network) : database.dsn();
         options.owner = "test";
         options.state.limits.interval = settings_.interval;
-        options.state.fence_wait = 50ms;
+        options.state.fence_wait = settings_.fence_wait;
         options.drain = settings_.drain;
+        options.look = 20ms;
         return options;
     }
 
+    std::shared_ptr<ScratchDatabase> shared_database_;
+
+public:
+    ScratchDatabase& database;
+    SharedSource source;
+    Target target;
+    Tables tables;
+
+private:
     Settings settings_;
     SystemClock clock_;
     Metrics metrics_;
     std::exception_ptr ended_;
+    std::atomic<bool> has_returned_{false};
     std::thread thread_;
 
 public:
     StreamProcessor processor;
 };
+
+/// A live generation and a candidate of the same stream.
+struct Beside {
+    explicit Beside(const Running::Settings& settings = {}) : Beside(settings, settings) {}
+    Beside(const Running::Settings& of_live, const Running::Settings& of_other)
+        : live(of_live), other(live, of_other) {}
+
+    void start() {
+        live.start();
+        other.start();
+    }
+    /// Makes the one live that is not.
+    void swap() const {
+        pg::Connection connection(live.database.dsn(), {});
+        auto all = find_generations(connection, *live.target.projection);
+        REQUIRE(all.size() == 2);
+        if (all[0].role != Role::live) std::swap(all[0], all[1]);
+        swap_generations({.owner_dsn = live.database.dsn()}, {all[0], all[1]});
+    }
+    /// By how much the candidate is ahead anywhere. One statement, so one snapshot.
+    [[nodiscard]] bool is_ahead() {
+        return asked_.ask(
+                   "select bool_or(f.next_offset > l.next_offset)::text from counters_2.offsets f "
+                   "join counters.offsets l using (partition)") == "true";
+    }
+    /// Both have everything, once.
+    void check_total(int total) {
+        CHECK(live.reaches(std::to_string(total)));
+        CHECK(other.reaches(std::to_string(total)));
+        live.stop();
+        other.stop();
+        auto one = live.tables_now();
+        auto two = other.tables_now();
+        CHECK(one.conserved());
+        CHECK(two.conserved());
+        CHECK(difference(one.all(), two.all()).empty());
+    }
+
+    Running live;
+    Running other;
+
+private:
+    Tables asked_{live.database, live.target};
+};
+
+/// Who is fenced by a swap has to go on without this wait, or the test takes too long.
+constexpr auto kFenceWait = 60s;
 
 }  // namespace
 
@@ -224,14 +330,14 @@ TEST_CASE("records are folded as they come, and stopping writes the rest and giv
     CHECK(running.tables.conserved());
     CHECK_FALSE(running.source.assigned(0));
     CHECK(running.processor.status().partitions.empty());
-    CHECK(running.metric(R"(tidemark_records_total{stream="counters",verdict="applied"})") == "6");
+    CHECK(running.metric(R"(tidemark_records_total{generation="1",stream="counters",verdict="applied"})") == "6");
 }
 
 TEST_CASE("what is buffered when it is stopped is written first") {
     Running running({1, 60s});
     running.source.increment("k", "1");
     running.start();
-    CHECK(eventually([&] { return running.metric(R"(tidemark_buffered_records{stream="counters"})") == "2"; }));
+    CHECK(running.buffers(2));
     CHECK(running.tables.ask("select count(*) from totals") == "0");
     running.stop();
     CHECK(running.reaches("1"));
@@ -241,7 +347,7 @@ TEST_CASE("a waiting reader is served before the interval is over") {
     Running running({1, 60s});
     running.source.increment("k", "1");
     running.start();
-    CHECK(eventually([&] { return running.metric(R"(tidemark_buffered_records{stream="counters"})") == "2"; }));
+    CHECK(running.buffers(2));
     running.processor.wanted();
     CHECK(running.reaches("1"));
 }
@@ -262,7 +368,7 @@ TEST_CASE("a revoked partition is written once more, a lost one is read again") 
         Running running({1, 60s});
         running.source.increment("k", "1");
         running.start();
-        CHECK(eventually([&] { return running.metric(R"(tidemark_buffered_records{stream="counters"})") == "2"; }));
+        CHECK(running.buffers(2));
         running.source.with([&](FakeLog&, FakeSource& group) {
             if (lost) {
                 group.lose();
@@ -341,7 +447,7 @@ TEST_CASE("commits whose answers are lost count once, and are seen in the counte
         CHECK(running.flushed_as("in_doubt"));
         running.source.increment("k", "100");
         CHECK(running.reaches("111"));
-        CHECK(running.metric(R"(tidemark_flushes_total{outcome="fenced",stream="counters"})") == "0");
+        CHECK(running.metric(R"(tidemark_flushes_total{generation="1",outcome="fenced",stream="counters"})") == "0");
         CHECK(running.tables.conserved());
     }
 }
@@ -366,7 +472,7 @@ TEST_CASE("a consumer that is stopped while the database is away gives up after 
     Running running({1, 60s, 300ms, [](const Claim&) {}, &network});
     running.source.increment("k", "1");
     running.start();
-    CHECK(eventually([&] { return running.metric(R"(tidemark_buffered_records{stream="counters"})") == "2"; }));
+    CHECK(running.buffers(2));
     network.cut();
     network.fall_silent();
     running.stop();
@@ -407,4 +513,172 @@ TEST_CASE("tables that may not be written to end the process instead of being tr
     running.start();
     CHECK_THROWS_AS(running.join(), pg::Error);
     CHECK(running.tables.ask("select next_offset from offsets") == "0");
+}
+
+TEST_CASE("a candidate follows the live generation and is never ahead of it") {
+    Beside both({.partitions = 2});
+    both.live.source.increment("k", "1", 0);
+    both.live.source.increment("k", "2", 1);
+    both.other.start();
+    CHECK(both.other.buffers(4));
+    CHECK_FALSE(both.other.processor.status().live);
+    CHECK(both.other.tables.ask("select max(next_offset) from offsets") == "0");
+    both.live.start();
+    CHECK(both.other.reaches("3"));
+    int total = 3;
+    for (int n = 0; n < 300; ++n) {
+        both.live.source.increment("k", "1", n % 2);
+        total += 1;
+        REQUIRE_FALSE(both.is_ahead());
+    }
+    both.check_total(total);
+    CHECK(both.live.processor.status().live);
+}
+
+TEST_CASE("a candidate waits for a live generation that stands still and catches up when it moves") {
+    Beside both;
+    both.live.source.increment("k", "1");
+    both.start();
+    CHECK(both.other.reaches("1"));
+    both.live.stop();
+    both.live.source.increment("k", "10");
+    CHECK(both.other.buffers(1));
+    both.other.processor.wanted();
+    both.other.processor.log_end(kAppended, {2});
+    CHECK(eventually([&] { return both.other.processor.status().as_of == kAppended; }));
+    CHECK(both.other.tables.ask("select next_offset from offsets") == "2");
+    both.other.stop();
+    CHECK(both.other.reaches("1"));
+    CHECK_FALSE(both.is_ahead());
+}
+
+TEST_CASE("both generations go on at once when they are swapped while nothing comes") {
+    Running::Settings settings;
+    settings.fence_wait = kFenceWait;
+    Beside both(settings);
+    both.live.source.increment("k", "1");
+    both.start();
+    int total = 1;
+    for (int n = 0; n < 4; ++n) {
+        CHECK(both.live.reaches(std::to_string(total)));
+        CHECK(both.other.reaches(std::to_string(total)));
+        both.swap();
+        both.live.source.increment("k", "1");
+        total += 1;
+    }
+    both.check_total(total);
+}
+
+TEST_CASE("both generations go on at once when they are swapped while records come") {
+    Running::Settings settings;
+    settings.partitions = 3;
+    settings.fence_wait = kFenceWait;
+    Beside both(settings);
+    both.start();
+    std::atomic<bool> enough = false;
+    int total = 0;
+    std::thread writer([&] {
+        for (; !enough; ++total) {
+            both.live.source.increment("k", "1", total % 3);
+            std::this_thread::sleep_for(1ms);
+        }
+    });
+    for (int n = 0; n < 6; ++n)
+        both.swap();
+    enough = true;
+    writer.join();
+    both.check_total(total);
+}
+
+TEST_CASE("both generations go on at once when they were swapped there and back between two flushes") {
+    Running::Settings settings;
+    settings.fence_wait = kFenceWait;
+    Beside both(settings);
+    both.live.source.increment("k", "1");
+    both.start();
+    CHECK(both.live.reaches("1"));
+    CHECK(both.other.reaches("1"));
+    const auto stood_at = both.live.tables.ask("select next_offset from offsets");
+    {
+        auto live = both.live.tables_now();
+        live.execute(
+            "update counters.offsets set epoch = epoch + 2; update counters_2.offsets set epoch = epoch + 2; "
+            "update tidemark.streams set swaps = swaps + 2");
+    }
+    CHECK(both.live.tables.ask("select next_offset from offsets") == stood_at);
+    both.live.source.increment("k", "10");
+    both.check_total(11);
+}
+
+TEST_CASE("a generation whose commit was in doubt when it was swapped goes on in its new place") {
+    for (const bool of_live : {false, true}) {
+        CAPTURE(of_live);
+        Network network;
+        Running::Settings settings;
+        settings.fence_wait = kFenceWait;
+        auto cut_off = settings;
+        cut_off.network = &network;
+        Beside both(of_live ? cut_off : settings, of_live ? settings : cut_off);
+        auto& one = of_live ? both.live : both.other;
+        both.live.source.increment("k", "1");
+        both.start();
+        CHECK(both.live.reaches("1"));
+        CHECK(both.other.reaches("1"));
+        one.put_in_doubt(network, [&] { both.live.source.increment("k", "10"); });
+        both.swap();
+        network.delay(0ms);
+        network.speak_again();
+        both.live.source.increment("k", "100");
+        both.check_total(111);
+        CHECK(one.metric("tidemark_flushes_total{generation=\"" + std::to_string(one.target.generation) +
+                         "\",outcome=\"fenced\",stream=\"counters\"}") == "1");
+    }
+}
+
+TEST_CASE("folding ends without an error when the generation is dropped, whatever it is doing") {
+    enum class Doing { nothing, writing, in_doubt };
+    for (const auto doing : {Doing::nothing, Doing::writing, Doing::in_doubt}) {
+        CAPTURE(static_cast<int>(doing));
+        Network network;
+        Running::Settings settings;
+        settings.network = &network;
+        Beside both({}, settings);
+        both.live.source.increment("k", "1");
+        both.start();
+        REQUIRE(both.other.reaches("1"));
+        const auto write = [&] { both.live.source.increment("k", "10"); };
+        if (doing == Doing::writing) write();
+        if (doing == Doing::in_doubt) both.other.put_in_doubt(network, write);
+        drop_generation(both.live.database.dsn(), *both.live.target.projection, 2);
+        network.delay(0ms);
+        network.speak_again();
+        REQUIRE(eventually([&] { return both.other.has_returned(); }));
+        both.other.join();
+        CHECK_FALSE(both.live.has_returned());
+        both.live.source.increment("k", "100");
+        CHECK(both.live.reaches(doing == Doing::nothing ? "101" : "111"));
+    }
+}
+
+TEST_CASE("tables that are missing for a moment are waited for, the live ones by both") {
+    Beside both;
+    both.live.source.increment("k", "1");
+    both.start();
+    CHECK(both.other.reaches("1"));
+    both.live.tables.execute("alter schema counters rename to elsewhere");
+    both.live.source.increment("k", "10");
+    CHECK(both.live.flushed_as("failed"));
+    CHECK_FALSE(both.live.has_returned());
+    CHECK_FALSE(both.other.has_returned());
+    both.live.tables.execute("alter schema elsewhere rename to counters");
+    both.check_total(11);
+}
+
+TEST_CASE("a candidate whose tables cannot be claimed is not taken for the live generation when it fails") {
+    Running live;
+    Running other(live, {});
+    other.tables.execute("revoke update on offsets from current_user");
+    other.start();
+    CHECK_THROWS_AS(other.join(), pg::Error);
+    CHECK_FALSE(other.processor.status().live);
 }

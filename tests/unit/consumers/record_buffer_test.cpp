@@ -133,6 +133,29 @@ TEST_CASE("what was committed is dropped, what came later stays with its gaps") 
     CHECK(buffer.first() == kNow + 1s);
 }
 
+TEST_CASE("what is cut off is forgotten with its gaps, and expected again from there") {
+    auto buffer = expecting({{0, 0}, {1, 0}});
+    for (const std::int64_t offset : {0, 2, 5, 6})
+        buffer.push(record_at(0, offset), kNow);
+    buffer.push(record_at(1, 0), kNow);
+    buffer.cut(0, 4);
+    CHECK(offsets(buffer, 0) == std::vector<std::int64_t>{0, 2});
+    CHECK(buffer.parts().at(0).next == 4);
+    CHECK(buffer.parts().at(0).gaps == 2);
+    CHECK(buffer.records() == 3);
+    CHECK(buffer.push(record_at(0, 5), kNow) == RecordBuffer::Push::kept);
+    CHECK(buffer.parts().at(0).gaps == 3);
+    buffer.cut(0, 99);  // beyond what it holds
+    buffer.cut(7, 0);   // of a partition that is not there
+    CHECK(buffer.records() == 4);
+    buffer.cut(0, 0);
+    CHECK(buffer.first());
+    buffer.cut(1, 0);
+    CHECK(buffer.empty());
+    CHECK(buffer.records() == 0);
+    CHECK(buffer.bytes() == 0);
+}
+
 TEST_CASE("the record at the offset committed is the first that stays") {
     auto buffer = expecting({{0, 0}});
     for (const std::int64_t offset : {0, 1, 2})

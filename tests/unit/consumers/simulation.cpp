@@ -26,7 +26,8 @@ using std::chrono::hours;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr int kMaxConsumers = 3;
+constexpr int kGenerations = 2;
+constexpr int kMaxConsumers = 5;  // of both
 
 // The server's and the group's time-outs, a tenth or less of the real ones, in proportion to the options below.
 constexpr Time kLockTimeout = 40 * kMillisecond;
@@ -61,6 +62,7 @@ enum class Op : std::uint8_t { none, claim, flush, resolve };
 /// One process: a real state machine, and StreamProcessor's part played by the simulation.
 struct Consumer {
     int number = 0;
+    std::size_t generation = 0;
     std::optional<StreamState> state;  // none: not running
     Source source;
     Time wake = 0;  // when it next does something; when it restarts
@@ -69,6 +71,10 @@ struct Consumer {
     bool thawed_with_records = false;
     bool leaving = false;
     bool lost = false;  // was told so and has not claimed since: may write nothing
+    // What it has heard of its generation's place: of which swap, and whether it follows the other one since.
+    std::optional<int> swaps;
+    bool follows = false;
+    Time next_look = 0;
     Time clock_error = 0;
     int spins = 0;
 
@@ -98,8 +104,7 @@ public:
           mutation_(mutation),
           trace_(trace),
           partitions_(2 + random_.below(kMaxPartitions - 1)),
-          store_(log_, partitions_, mutation, random_, run_),
-          consumers_(static_cast<std::size_t>(2 + random_.below(kMaxConsumers - 1))) {
+          generations_(random_.chance(50) ? kGenerations : 1) {
         options_.limits.records = static_cast<std::size_t>(random_.chance(50) ? random_.between(1, 6) : 1'000);
         options_.limits.bytes = random_.chance(20) ? 300 : 1'000'000;
         options_.limits.interval = milliseconds(random_.between(5, 60));
@@ -115,9 +120,15 @@ public:
         pace_ = random_.between(500, 6'000);
         faults_end_ = random_.between(200, 900) * kMillisecond;
         most_entries_ = random_.below(60) + 5;
+        for (std::size_t generation = 0; generation < generations_; ++generation)
+            stores_.emplace_back(log_, partitions_, mutation, random_, run_);
+        const auto of_live = 2 + random_.below(2);
+        const auto of_other = generations_ > 1 ? 1 + random_.below(2) : 0;
+        consumers_ = std::vector<Consumer>(static_cast<std::size_t>(of_live + of_other));
         int number = 0;
         for (auto& consumer : consumers_) {
             consumer.number = number++;
+            consumer.generation = consumer.number < of_live ? 0 : 1;
             consumer.wake = random_.between(0, 20 * kMillisecond);
         }
         for (auto left = random_.below(10); left > 0; --left)
@@ -148,6 +159,7 @@ private:
         kClockJump = 1'024U,
         kEarlyAssign = 2'048U,
         kRedelivery = 4'096U,
+        kSwap = 8'192U,
     };
 
     [[nodiscard]] bool has(Fault fault) const { return !draining_ && (faults_ & fault) != 0; }
@@ -171,17 +183,27 @@ private:
     void play() {
         Time world_at = 0;
         while (true) {
-            auto next = std::min({world_at, rebalance_at_, store_.next_end()});
+            auto next = std::min(world_at, rebalance_at_);
+            for (const auto& store : stores_)
+                next = std::min(next, store.next_end());
             for (const auto& consumer : consumers_)
                 next = std::min(next, consumer.wake);
             now_ = std::max(now_, next);
             if (++run_.steps > kMaxSteps) throw Violation("it goes on and on: " + standing());
             if (!draining_ && now_ >= faults_end_) drain();
-            if (draining_ && !stopping_ && caught_up()) stop_all();
+            if (draining_ && !stopping_ && caught_up()) {
+                if (generations_ > 1 && !swapped_last_) {
+                    swap_last();
+                } else {
+                    stop_all();
+                }
+            }
             if (stopping_ && all_stopped()) break;
             if (draining_ && now_ > drain_by_) throw Violation("it is stuck: " + standing());
-            if (now_ >= store_.next_end()) {
-                store_.end_due(now_);
+            const auto ending = std::find_if(stores_.begin(), stores_.end(),
+                                             [this](const Store& store) { return now_ >= store.next_end(); });
+            if (ending != stores_.end()) {
+                ending->end_due(now_);
             } else if (now_ >= rebalance_at_) {
                 rebalance();
             } else if (now_ >= world_at) {
@@ -193,11 +215,100 @@ private:
                                      [](const Consumer& a, const Consumer& b) { return a.wake < b.wake; });
                 act(*consumer);
             }
+            if (generations_ > 1) compare_generations();
         }
+        for (auto& store : stores_) {
+            for (int partition = 0; partition < partitions_; ++partition)
+                store.check(partition);
+            if (store.sums() != log_.sums()) throw Violation("the sums are not those of the log");
+            if (store.locked(~0U)) throw Violation("a lock is held though everybody left");
+        }
+    }
+
+    // The generations.
+
+    Store& store_of(const Consumer& consumer) { return stores_[consumer.generation]; }
+    [[nodiscard]] const Store& store_of(const Consumer& consumer) const { return stores_[consumer.generation]; }
+    [[nodiscard]] std::vector<std::int64_t> progress_of_live() const {
+        std::vector<std::int64_t> next;
         for (int partition = 0; partition < partitions_; ++partition)
-            store_.check(partition);
-        if (store_.sums() != log_.sums()) throw Violation("the sums are not those of the log");
-        if (store_.locked(~0U)) throw Violation("a lock is held though everybody left");
+            next.push_back(stores_[live_].row(partition).next);
+        return next;
+    }
+
+    // As Standstill does: the live generation's writers wait until the other one has come up, or for a while.
+    void begin_standstill() {
+        if (generations_ == 1 || stands_until_ != 0 || stores_[live_].locked(~0U)) return;
+        tell(nullptr, "standstill");
+        stands_until_ = now_ + random_.between(kMillisecond, 80 * kMillisecond);
+        for (auto& consumer : consumers_) {
+            if (!consumer.state || consumer.generation == live_) continue;
+            consumer.state->wanted(steady(now_));
+            consumer.next_look = now_;
+        }
+    }
+
+    void swap() {
+        met(Met::swapped);
+        for (auto& store : stores_)
+            store.claim(~0U);
+        live_ = 1 - live_;
+        swaps_ += 1;
+        stands_until_ = 0;
+        tell(nullptr, "swapped: ", live_, " is live");
+    }
+
+    // Once more when all is quiet, so that nothing but the records that come then tells anybody.
+    void swap_last() {
+        if (std::any_of(stores_.begin(), stores_.end(), [](const Store& store) { return store.locked(~0U); })) return;
+        swapped_last_ = true;
+        drain_by_ = now_ + kDrain;
+        swap();
+        for (int left = 3; left > 0; --left)
+            append();
+    }
+
+    void compare_generations() {
+        const auto& live = stores_[live_];
+        const auto& other = stores_[1 - live_];
+        bool equal = true;
+        for (int partition = 0; partition < partitions_; ++partition) {
+            const auto leads = live.row(partition).next - other.row(partition).next;
+            if (leads < 0) throw Violation(text("in partition ", partition, " the follower is ahead of the live one"));
+            equal = equal && leads == 0;
+        }
+        if (stands_until_ == 0) return;
+        if (equal && !other.locked(~0U)) {
+            swap();
+        } else if (draining_ || now_ >= stands_until_) {
+            met(Met::standstill_late);
+            stands_until_ = 0;
+        }
+    }
+
+    // What StreamProcessor asks the registry: whether there was a swap that it has not heard of.
+    bool check_place(Consumer& consumer) const {
+        if (consumer.swaps == swaps_) return false;
+        consumer.swaps = swaps_;
+        consumer.follows = consumer.generation != live_;
+        return true;
+    }
+
+    void move(Consumer& consumer) {
+        auto& state = *consumer.state;
+        tell(&consumer, "moved while ", state.phase());
+        if (state.phase() == std::string_view("resolving")) met(Met::moved_in_doubt);
+        state.moved(steady(now_));
+        if (state.buffer().records() > 0) met(Met::moved_with_records);
+    }
+
+    void look_at_leader(Consumer& consumer) {
+        auto& state = *consumer.state;
+        if (!consumer.follows || !state.consuming() || now_ < consumer.next_look || now_ < outage_until_) return;
+        consumer.next_look = now_ + random_.between(kMillisecond, 10 * kMillisecond);
+        if (mutation_ != Mutation::look_without_place && check_place(consumer)) return move(consumer);
+        if (mutation_ != Mutation::follower_ignores_leader) state.follow(progress_of_live());
+        if (state.buffer().records() > 0 && state.batch().parts.empty()) met(Met::follower_waited);
     }
 
     // What the world does to the consumers.
@@ -268,10 +379,10 @@ private:
                 if (has(kRebalance)) rebalance_at_ = std::min(rebalance_at_, now_);
                 break;
             case 9:
-                if (has(kForeignClaim) && random_.chance(40) && !store_.locked(~0U)) {
+                if (auto& store = store_of(consumer); has(kForeignClaim) && random_.chance(40) && !store.locked(~0U)) {
                     tell(nullptr, "foreign claim");
                     met(Met::foreign_claim);
-                    store_.claim(~0U);
+                    store.claim(~0U);
                 }
                 break;
             case 10:
@@ -280,6 +391,10 @@ private:
                     met(Met::outage);
                     outage_until_ = now_ + random_.between(kMillisecond, 120 * kMillisecond);
                 }
+                break;
+            case 11:
+            case 12:
+                if (has(kSwap)) begin_standstill();
                 break;
             default:
                 break;
@@ -310,16 +425,17 @@ private:
         if (!consumer.state) return;
         tell(&consumer, "crash");
         if (consumer.tx != -1) {
-            if (store_.is_open(consumer.tx)) {
+            auto& store = store_of(consumer);
+            if (store.is_open(consumer.tx)) {
                 met(consumer.stage == 2 ? Met::crash_in_commit : Met::crash_in_transaction);
                 if (consumer.stage == 2 && random_.chance(50)) {
-                    store_.leave_undecided(consumer.tx, now_ + random_.between(0, 100 * kMillisecond),
-                                           random_.chance(50));
+                    store.leave_undecided(consumer.tx, now_ + random_.between(0, 100 * kMillisecond),
+                                          random_.chance(50));
                 } else {
-                    store_.idle_until(consumer.tx, now_ + random_.between(0, kIdleInTransaction));
+                    store.idle_until(consumer.tx, now_ + random_.between(0, kIdleInTransaction));
                 }
             }
-            store_.forget(consumer.tx);
+            store.forget(consumer.tx);
         }
         go_down(consumer, random_.between(0, 200 * kMillisecond), kSession);
     }
@@ -334,8 +450,10 @@ private:
 
     void go_down(Consumer& consumer, Time down_for, Time noticed_after) {
         const auto number = consumer.number;
+        const auto generation = consumer.generation;
         consumer = {};
         consumer.number = number;
+        consumer.generation = generation;
         consumer.wake = stopping_ ? kNever : now_ + down_for;
         if (!stopping_) rebalance_at_ = std::min(rebalance_at_, now_ + noticed_after);
     }
@@ -354,10 +472,16 @@ private:
 
     void rebalance() {
         rebalance_at_ = kNever;
+        for (std::size_t generation = 0; generation < generations_; ++generation)
+            rebalance(generation);
+        give_out(false);
+    }
+
+    void rebalance(std::size_t generation) {
         std::vector<Consumer*> members;
         for (auto& consumer : consumers_) {
             auto& source = consumer.source;
-            if (!consumer.state) continue;
+            if (!consumer.state || consumer.generation != generation) continue;
             wanted_[consumer.number].reset();
             const bool frozen = consumer.frozen_until > now_;
             if (!source.events.empty() && !source.events.back().revoked) {
@@ -379,7 +503,6 @@ private:
             auto& member = *random_.pick(members);
             *wanted_[member.number] |= bit(partition);
         }
-        give_out(false);
     }
 
     // Tells members what they own, once those who had it answered; `early`: once the group is tired of waiting for
@@ -392,7 +515,7 @@ private:
                 continue;
             Mask others = 0;
             for (const auto& other : consumers_) {
-                if (&other != &consumer) others |= other.source.granted;
+                if (&other != &consumer && other.generation == consumer.generation) others |= other.source.granted;
             }
             if ((others & *wanted) != 0) {
                 if (!early) continue;
@@ -454,6 +577,7 @@ private:
             state.log_end(answer.asked, std::span(answer.ends.items.data(), static_cast<std::size_t>(partitions_)));
             consumer.answers.pop_front();
         }
+        look_at_leader(consumer);
         const auto step = state.next(steady(now_));
         switch (step.what) {
             case StreamState::Do::poll:
@@ -469,6 +593,12 @@ private:
             case StreamState::Do::resolve:
                 tell(&consumer, "resolve");
                 start_op(consumer, Op::resolve);
+                break;
+            case StreamState::Do::assign:
+                met(Met::narrowed);
+                tell(&consumer, "assign");
+                read_on(consumer, state.reading());
+                consumer.wake = now_ + random_.between(10, 100);
                 break;
             case StreamState::Do::unassign:
                 tell(&consumer, "unassign");
@@ -536,6 +666,21 @@ private:
         state.polled(kafka::Revoked{std::move(partitions), lost}, steady(now_));
     }
 
+    // Reads just these, none before where the buffer goes on.
+    void read_on(Consumer& consumer, const std::vector<kafka::Start>& starts) {
+        auto& source = consumer.source;
+        source.assigned = 0;
+        for (const auto& [partition, offset] : starts) {
+            if ((source.granted & bit(partition)) == 0)
+                throw Violation("a partition is read that the group did not give");
+            if (consumer.state->buffer().parts().at(partition).next != offset)
+                throw Violation("a partition is read from elsewhere than its buffer ends");
+            source.assigned |= bit(partition);
+            source.position[partition] = offset;
+            source.end_told[partition] = 0;
+        }
+    }
+
     // One record or end of a partition, from any partition that has one.
     bool take(Consumer& consumer) {
         auto& source = consumer.source;
@@ -575,7 +720,8 @@ private:
     // Whether the rows are free. While they are not, the operation waits, and fails after the lock time-out.
     enum class Locks : std::uint8_t { free, wait, time_out };
     Locks wait_for(Consumer& consumer, Mask partitions) {
-        if (!store_.locked(partitions, consumer.tx)) return Locks::free;
+        const bool stands = stands_until_ != 0 && consumer.generation == live_;
+        if (!stands && !store_of(consumer).locked(partitions, consumer.tx)) return Locks::free;
         if (consumer.waits_since == 0) consumer.waits_since = now_;
         if (now_ - consumer.waits_since >= kLockTimeout) return Locks::time_out;
         consumer.wake = now_ + random_.between(100, 2 * kMillisecond);
@@ -598,12 +744,14 @@ private:
                 case Locks::wait:
                     return;
                 case Locks::time_out:
-                    store_.terminate_holders(partitions);
+                    if (stands_until_ != 0) return fail_claim(consumer);
+                    store_of(consumer).terminate_holders(partitions);
                     break;
                 case Locks::free:
                     break;
             }
-            consumer.claims = store_.claim(partitions);
+            static_cast<void>(check_place(consumer));
+            consumer.claims = store_of(consumer).claim(partitions);
             consumer.stage = 1;
             consumer.wake = now_ + latency();
             return;
@@ -612,8 +760,28 @@ private:
             met(Met::claim_answer_lost);
             return fail_claim(consumer);
         }
+        if (check_place(consumer)) return fail_claim(consumer);
+        if (mutation_ == Mutation::moved_goes_on_blindly) {
+            for (auto& claim : consumer.claims) {
+                const auto& parts = state.buffer().parts();
+                if (const auto part = parts.find(claim.partition); part != parts.end())
+                    claim.next_offset = part->second.from;
+            }
+        }
+        const bool goes_on = state.goes_on(consumer.claims);
         const auto starts = state.claimed(consumer.claims, steady(now_));
+        if (consumer.follows && mutation_ != Mutation::follower_ignores_leader)
+            state.follow(std::vector<std::int64_t>{});
+        consumer.next_look = now_;
         auto& source = consumer.source;
+        if (goes_on) {
+            if (source.unanswered) throw Violation("what is buffered is not what goes on");
+            if (!starts.empty()) read_on(consumer, starts);
+            met(Met::went_on);
+            consumer.thawed_with_records = false;
+            tell(&consumer, "goes on with ", partitions);
+            return end_op(consumer);
+        }
         const auto before = std::exchange(source.assigned, 0);
         if (starts.size() != consumer.claims.size()) throw Violation("not everything that was claimed is read");
         for (const auto& [partition, offset] : starts) {
@@ -658,7 +826,8 @@ private:
         if (consumer.stage == 3) return end_flush(consumer);
         if (consumer.stage == 0) {
             if (now_ < outage_until_) return answer(consumer, Flushed::failed);
-            if (consumer.tx == -1) consumer.tx = store_.begin();
+            auto& store = store_of(consumer);
+            if (consumer.tx == -1) consumer.tx = store.begin();
             Mask partitions = 0;
             for (const auto& part : consumer.batch.parts)
                 partitions |= bit(part.partition);
@@ -666,44 +835,51 @@ private:
                 case Locks::wait:
                     return;
                 case Locks::time_out:
-                    store_.abort(consumer.tx);
+                    store.abort(consumer.tx);
                     return answer(consumer, Flushed::failed);
                 case Locks::free:
                     break;
             }
-            if (!store_.advance(consumer.tx, consumer.batch)) {
-                store_.abort(consumer.tx);
+            if (consumer.swaps != swaps_) {
+                // Under the name that it knows are the other one's rows now, or none.
+                store.abort(consumer.tx);
+                return answer(consumer, consumer.follows ? Flushed::failed : Flushed::fenced);
+            }
+            if (!store.advance(consumer.tx, consumer.batch)) {
+                store.abort(consumer.tx);
                 if (consumer.thawed_with_records) met(Met::zombie_refused);
                 return answer(consumer, Flushed::fenced);
             }
         } else {
             const bool broken = now_ < outage_until_ || (has(kBrokenConnection) && random_.chance(10));
-            if (broken && store_.is_open(consumer.tx)) store_.abort(consumer.tx);
-            if (!store_.is_open(consumer.tx)) {
+            auto& store = store_of(consumer);
+            if (broken && store.is_open(consumer.tx)) store.abort(consumer.tx);
+            if (!store.is_open(consumer.tx)) {
                 // Whoever sends COMMIT into a session that is gone cannot tell whether it arrived.
                 return answer(consumer,
                               consumer.stage == 2 && random_.chance(50) ? Flushed::in_doubt : Flushed::failed);
             }
-            if (consumer.stage == 1) store_.fold(consumer.tx, consumer.batch);
+            if (consumer.stage == 1) store.fold(consumer.tx, consumer.batch);
             if (consumer.stage == 2) return commit(consumer);
         }
-        store_.idle_until(consumer.tx, now_ + kIdleInTransaction);
+        store_of(consumer).idle_until(consumer.tx, now_ + kIdleInTransaction);
         consumer.stage += 1;
         consumer.wake = now_ + latency();
     }
 
     void commit(Consumer& consumer) {
-        if (mutation_ == Mutation::offsets_before_apply) store_.move_offsets(consumer.tx);
+        auto& store = store_of(consumer);
+        if (mutation_ == Mutation::offsets_before_apply) store.move_offsets(consumer.tx);
         const bool in_doubt = has(kInDoubt) && random_.chance(30);
         switch (in_doubt ? random_.below(3) : 0) {
             case 1:
-                store_.abort(consumer.tx);
+                store.abort(consumer.tx);
                 break;
             case 2:
-                store_.leave_undecided(consumer.tx, now_ + random_.between(0, 60 * kMillisecond), random_.chance(60));
+                store.leave_undecided(consumer.tx, now_ + random_.between(0, 60 * kMillisecond), random_.chance(60));
                 break;
             default:
-                store_.commit(consumer.tx);
+                store.commit(consumer.tx);
                 break;
         }
         answer(consumer, in_doubt ? Flushed::in_doubt : Flushed::committed);
@@ -725,13 +901,19 @@ private:
         tell(&consumer, "flush ", kOutcomes.at(static_cast<std::size_t>(outcome)));
         if (outcome == Flushed::failed) met(Met::failed_flush);
         if (outcome == Flushed::fenced) met(Met::fenced_flush);
-        state.flushed(outcome, steady(consumer.began), steady(now_));
+        // Who has lost its connection cannot ask.
+        const bool asks = outcome == Flushed::fenced || (outcome == Flushed::failed && random_.chance(50));
+        if (asks && check_place(consumer)) {
+            move(consumer);
+        } else {
+            state.flushed(outcome, steady(consumer.began), steady(now_));
+        }
         if (consumer.tx != -1) {
             if (outcome == Flushed::committed && mutation_ != Mutation::forget_log_time) {
-                for (const auto& [partition, log_time] : store_.log_times(consumer.tx))
+                for (const auto& [partition, log_time] : store_of(consumer).log_times(consumer.tx))
                     state.log_time(partition, log_time);
             }
-            store_.forget(consumer.tx);
+            store_of(consumer).forget(consumer.tx);
             consumer.tx = -1;
         }
         consumer.batch.parts.clear();
@@ -743,6 +925,10 @@ private:
         auto& state = *consumer.state;
         const auto partitions = mask(consumer);
         if (now_ < outage_until_) return fail_resolving(consumer);
+        if (check_place(consumer)) {
+            move(consumer);
+            return end_op(consumer);
+        }
         switch (wait_for(consumer, partitions)) {
             case Locks::wait:
                 if (!std::exchange(consumer.late_commit, true)) met(Met::in_doubt_undecided);
@@ -753,7 +939,7 @@ private:
                 break;
         }
         const auto before = state.counters();
-        state.resolved(store_.read(partitions), steady(now_));
+        state.resolved(store_of(consumer).read(partitions), steady(now_));
         const auto& after = state.counters();
         if (after.in_doubt_committed != before.in_doubt_committed) {
             met(Met::in_doubt_committed);
@@ -775,7 +961,7 @@ private:
         const auto& state = *consumer.state;
         const auto as_of = state.as_of();
         for (const auto& [partition, part] : state.buffer().parts()) {
-            const auto& row = store_.row(partition);
+            const auto& row = store_of(consumer).row(partition);
             if (part.from > row.next) {
                 throw Violation(text("consumer ", consumer.number, " thinks partition ", partition, " is at ",
                                      part.from, ", it is at ", row.next));
@@ -804,11 +990,13 @@ private:
     }
 
     [[nodiscard]] bool caught_up() const {
-        for (int partition = 0; partition < partitions_; ++partition) {
-            const auto& row = store_.row(partition);
-            if (row.next != log_.end(partition) || row.as_of < wall(faults_end_)) return false;
-        }
-        return true;
+        return std::all_of(stores_.begin(), stores_.end(), [this](const Store& store) {
+            for (int partition = 0; partition < partitions_; ++partition) {
+                const auto& row = store.row(partition);
+                if (row.next != log_.end(partition) || row.as_of < wall(faults_end_)) return false;
+            }
+            return true;
+        });
     }
 
     void stop_all() {
@@ -827,17 +1015,21 @@ private:
     }
 
     [[nodiscard]] bool all_stopped() const {
-        return store_.next_end() == kNever &&
+        return std::all_of(stores_.begin(), stores_.end(),
+                           [](const Store& store) { return store.next_end() == kNever; }) &&
                std::none_of(consumers_.begin(), consumers_.end(),
                             [](const Consumer& consumer) { return consumer.state.has_value(); });
     }
 
     [[nodiscard]] std::string standing() const {
         std::ostringstream out;
-        for (int partition = 0; partition < partitions_; ++partition) {
-            const auto& row = store_.row(partition);
-            out << "partition " << partition << " at " << row.next << " of " << log_.end(partition) << ", as of "
-                << (row.as_of == Timestamp{} ? 0 : (row.as_of - kEpoch).count()) << " us; ";
+        for (std::size_t generation = 0; generation < generations_; ++generation) {
+            out << (generation == live_ ? "live: " : "follower: ");
+            for (int partition = 0; partition < partitions_; ++partition) {
+                const auto& row = stores_[generation].row(partition);
+                out << "partition " << partition << " at " << row.next << " of " << log_.end(partition) << ", as of "
+                    << (row.as_of == Timestamp{} ? 0 : (row.as_of - kEpoch).count()) << " us; ";
+            }
         }
         for (const auto& consumer : consumers_) {
             out << "consumer " << consumer.number << ' ' << (consumer.state ? consumer.state->phase() : "down") << "; ";
@@ -851,7 +1043,8 @@ private:
     Run run_;
     int partitions_;
     Log log_;
-    Store store_;
+    std::size_t generations_;  // the live one, and sometimes one that follows it
+    std::deque<Store> stores_;
     std::vector<Consumer> consumers_;
     StreamState::Options options_;
     unsigned faults_ = 0;
@@ -863,6 +1056,10 @@ private:
     Time now_ = 0;
     Time rebalance_at_ = kNever;
     Time outage_until_ = 0;
+    std::size_t live_ = 0;
+    int swaps_ = 0;
+    bool swapped_last_ = false;
+    Time stands_until_ = 0;  // the live generation, to be swapped; 0: it does not
     Time drain_by_ = 0;
     bool draining_ = false;
     bool stopping_ = false;
@@ -875,7 +1072,7 @@ private:
 
 namespace {
 
-constexpr std::array<MutationName, 10> kMutations{{
+constexpr std::array<MutationName, 13> kMutations{{
     {Mutation::drop_fence, "drop_fence"},
     {Mutation::offsets_before_apply, "offsets_before_apply"},
     {Mutation::keep_buffer_on_loss, "keep_buffer_on_loss"},
@@ -886,6 +1083,9 @@ constexpr std::array<MutationName, 10> kMutations{{
     {Mutation::as_of_of_newest_end, "as_of_of_newest_end"},
     {Mutation::forget_log_time, "forget_log_time"},
     {Mutation::stale_end_of_partition, "stale_end_of_partition"},
+    {Mutation::follower_ignores_leader, "follower_ignores_leader"},
+    {Mutation::look_without_place, "look_without_place"},
+    {Mutation::moved_goes_on_blindly, "moved_goes_on_blindly"},
 }};
 
 constexpr std::array<std::string_view, kMetKinds> kMetNames{
@@ -915,8 +1115,15 @@ constexpr std::array<std::string_view, kMetKinds> kMetNames{
     "gap",
     "redelivered",
     "clock_back",
+    "follower_waited",
+    "swapped",
+    "standstill_late",
+    "moved_with_records",
+    "moved_in_doubt",
+    "narrowed",
+    "went_on",
 };
-static_assert(static_cast<std::size_t>(Met::clock_back) + 1 == kMetKinds);
+static_assert(static_cast<std::size_t>(Met::went_on) + 1 == kMetKinds);
 
 }  // namespace
 

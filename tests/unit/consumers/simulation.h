@@ -24,6 +24,9 @@ enum class Mutation : std::uint8_t {
     as_of_of_newest_end,        ///< the newest answer about the log's end is claimed before its records are in
     forget_log_time,            ///< the running maximum of append times starts again with every claim's
     stale_end_of_partition,     ///< the source tells, after an assignment, of an end that it reached before it
+    follower_ignores_leader,    ///< it is not told how far the live generation is
+    look_without_place,         ///< it takes for the live generation what has its name, be it itself since a swap
+    moved_goes_on_blindly,      ///< after a swap the buffer is written wherever the tables stand
 };
 
 struct MutationName {
@@ -59,10 +62,17 @@ enum class Met : std::uint8_t {
     poison,
     beyond_horizon,  ///< a repeat so late that it is a first sight again
     gap,
-    redelivered,  ///< a record that came before comes again
-    clock_back,   ///< an append time before the one of the record before
+    redelivered,      ///< a record that came before comes again
+    clock_back,       ///< an append time before the one of the record before
+    follower_waited,  ///< with records that the live generation does not have
+    swapped,
+    standstill_late,     ///< given up: the follower did not come up in time
+    moved_with_records,  ///< a swap heard of with records in the buffer
+    moved_in_doubt,
+    narrowed,  ///< what its leader does not have took the room of what it has
+    went_on,   ///< the buffer was kept over a swap
 };
-inline constexpr std::size_t kMetKinds = 26;
+inline constexpr std::size_t kMetKinds = 33;
 std::string_view to_string(Met met) noexcept;
 
 struct Run {
@@ -73,9 +83,10 @@ struct Run {
 
 /// One run of two or three consumers, each a real StreamState with real Dedupe decisions, over a log that grows, a
 /// group that gives and takes, and a database that fails, stalls, answers in doubt and remembers row locks; consumers
-/// freeze, crash, leave and come back. Time is simulated. After the faults everything has to drain, and the tables have
-/// to say what a plain fold of the log says. A function of its arguments alone. `trace`: where to tell what happens;
-/// may be null.
+/// freeze, crash, leave and come back. In half of the runs one or two more fold a generation that follows the live one,
+/// is never ahead of it, and is swapped with it under way. Time is simulated. After the faults everything has to drain,
+/// and all tables have to say what a plain fold of the log says. A function of its arguments alone. `trace`: where to
+/// tell what happens; may be null.
 Run simulate(std::uint64_t seed, Mutation mutation = Mutation::none, std::ostream* trace = nullptr);
 
 }  // namespace tidemark::tests

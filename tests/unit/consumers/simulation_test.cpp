@@ -22,8 +22,8 @@ constexpr std::uint64_t kSeeds = 30'000;
 constexpr std::uint64_t kSeeds = 3'000;
 #endif
 
-// Each mutation is caught long before; the tightest needs some dozens.
-constexpr std::uint64_t kMutationSeeds = 1'000;
+// Each mutation is caught long before; the tightest needs some hundreds.
+constexpr std::uint64_t kMutationSeeds = 3'000;
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -60,6 +61,8 @@ struct Machine {
         state.flushed(outcome, began, now);
     }
     void resolve(std::vector<Claim> rows) { state.resolved(rows, now); }
+    void follow(std::vector<std::int64_t> leader) { state.follow(std::move(leader)); }
+    void move() { state.moved(now); }
 
     [[nodiscard]] std::string phase() const { return state.phase(); }
     [[nodiscard]] const StreamState::Counters& counted() const { return state.counters(); }
@@ -851,4 +854,414 @@ TEST_CASE("a stream whose last flush failed says so until one is committed") {
     CHECK(machine.phase() == "retrying");
     machine.flush(Flushed::committed);
     CHECK(machine.phase() == "consuming");
+}
+
+TEST_CASE("a follower writes nothing at or beyond its leader's offsets") {
+    auto machine = consuming({0, 1, 2});
+    machine.follow({12, 10, 9});  // in the middle of what comes, at its begin, and below where the tables are
+    for (const auto partition : {0, 1, 2}) {
+        for (std::int64_t offset = 10; offset < 13; ++offset)
+            machine.record(partition, offset);
+    }
+    const auto part = only_part(machine);
+    CHECK(part.partition == 0);
+    CHECK(part.from == 10);
+    CHECK(part.next == 12);
+    REQUIRE(part.records.size() == 2);
+    CHECK(part.records.back().offset == 11);
+    machine.pass(1s);
+    CHECK(machine.next().what == Do::flush);
+    machine.flush(Flushed::committed);
+    CHECK(machine.state.batch().parts.empty());
+    CHECK(machine.state.buffer().records() == 7);
+    machine.pass(10s);
+    CHECK(machine.next().what == Do::poll);
+}
+
+TEST_CASE("gaps are counted on the side of the cut where they are, whatever the cut") {
+    // Records at 10, 13, 14, 18; the partition ends at 20.
+    const auto filled = [] {
+        auto machine = consuming();
+        for (const auto offset : {10, 13, 14, 18})
+            machine.record(0, offset);
+        machine.end(0, 20);
+        return machine;
+    };
+    const struct {
+        std::int64_t leader;
+        std::size_t records;
+        std::int64_t gaps;
+    } cases[] = {{11, 1, 0}, {12, 1, 1}, {13, 1, 2}, {14, 2, 2}, {15, 3, 2},
+                 {16, 3, 3}, {18, 3, 5}, {19, 4, 5}, {20, 4, 6}, {99, 4, 6}};
+    for (const auto& one : cases) {
+        const auto [leader, records, gaps] = one;
+        CAPTURE(one.leader);
+        auto machine = filled();
+        machine.follow({leader});
+        const auto before = only_part(machine);
+        CHECK(before.next == std::min<std::int64_t>(leader, 20));
+        CHECK(before.records.size() == records);
+        CHECK(before.gaps == gaps);
+        machine.flush(Flushed::committed);
+        machine.follow({20});
+        if (leader >= 20) {
+            CHECK(machine.state.batch().parts.empty());
+            continue;
+        }
+        const auto after = only_part(machine);
+        CHECK(after.from == leader);
+        CHECK(after.next == 20);
+        CHECK(after.records.size() == 4 - records);
+        CHECK(after.gaps == 6 - gaps);
+    }
+}
+
+TEST_CASE("a follower that does not know yet how far its leader is writes nothing") {
+    auto machine = consuming({0, 1});
+    machine.follow({});
+    machine.record(0, 10);
+    machine.end(1, 20);
+    machine.log_end(kWall, {11, 20});
+    machine.pass(10s);
+    CHECK(machine.state.batch().parts.empty());
+    CHECK(machine.next().what == Do::poll);
+    machine.follow({11});  // a partition that the leader does not have
+    CHECK(only_part(machine).partition == 0);
+    machine.state.follow(std::nullopt);
+    CHECK(machine.state.batch().parts.size() == 2);
+}
+
+TEST_CASE("a follower whose buffer is full of what its leader has not takes no more, and waits in polls") {
+    auto machine = consuming();
+    machine.follow({10});
+    for (std::int64_t offset = 10; offset < 20; ++offset)
+        machine.record(0, offset);
+    machine.state.wanted(machine.now);
+    for (int n = 0; n < 30; ++n) {
+        CHECK(machine.paused());
+        const auto step = machine.next();
+        CHECK(step.what == Do::poll);
+        REQUIRE(step.timeout == 100ms);
+        machine.pass(step.timeout);
+    }
+    CHECK(machine.counted().stale_records == 0);
+    machine.follow({13});
+    CHECK(machine.next().what == Do::flush);
+    CHECK(only_part(machine).records.size() == 3);
+    machine.flush(Flushed::committed);
+    CHECK_FALSE(machine.paused());
+    CHECK(machine.next().what == Do::poll);
+    machine.follow({40});
+    machine.pass(1s);
+    CHECK(machine.next().what == Do::flush);
+    CHECK(only_part(machine).from == 13);
+    CHECK(only_part(machine).next == 20);
+}
+
+TEST_CASE("what a leader does not have in one partition does not starve a follower of what it has in another") {
+    auto machine = consuming({0, 1});
+    machine.follow({10, 15});
+    for (std::int64_t offset = 10; offset < 20; ++offset)
+        machine.record(0, offset);
+    REQUIRE(machine.next().what == Do::assign);
+    CHECK(machine.state.reading() == std::vector<Start>{{1, 10}});
+    CHECK_FALSE(machine.paused());
+    for (std::int64_t offset = 10; offset < 15; ++offset)
+        machine.record(1, offset);
+    // It has all that its leader has: the other one may be read again.
+    REQUIRE(machine.next().what == Do::assign);
+    CHECK(machine.state.reading() == std::vector<Start>{{0, 10}, {1, 15}});
+    machine.pass(1s);
+    CHECK(machine.next().what == Do::flush);
+    CHECK(only_part(machine).partition == 1);
+    CHECK(only_part(machine).next == 15);
+    machine.flush(Flushed::committed);
+    machine.record(0, 10);
+    CHECK(machine.next().what == Do::poll);
+    machine.follow({11, 15});
+    machine.pass(1s);
+    CHECK(machine.next().what == Do::flush);
+}
+
+TEST_CASE("tables that moved while only some partitions were read are read whole again") {
+    auto machine = consuming({0, 1});
+    machine.follow({10, 15});
+    for (std::int64_t offset = 10; offset < 20; ++offset)
+        machine.record(0, offset);
+    REQUIRE(machine.next().what == Do::assign);
+    machine.record(1, 10);
+    machine.move();
+    CHECK(machine.claim({{0, 10, 6, kLogTime}, {1, 10, 6, kLogTime}}) == std::vector<Start>{{0, 10}, {1, 11}});
+    CHECK(machine.next().what == Do::poll);
+}
+
+TEST_CASE("what a leader lets go is due like what has just come") {
+    auto machine = consuming();
+    machine.follow({11});
+    machine.record(0, 10);
+    machine.record(0, 11);
+    machine.pass(1s);
+    machine.flush(Flushed::committed);
+    machine.follow({12});
+    CHECK(machine.next().what == Do::poll);
+    CHECK(machine.next().timeout == 20ms);
+    machine.pass(999ms);
+    CHECK(machine.next().what == Do::poll);
+    machine.pass(1ms);
+    CHECK(machine.next().what == Do::flush);
+    CHECK(only_part(machine).from == 11);
+}
+
+TEST_CASE("a follower claims no instant that its leader's offsets do not allow") {
+    auto machine = consuming();
+    machine.follow({11});
+    machine.record(0, 10);
+    machine.record(0, 11);
+    machine.log_end(kWall, {11});
+    machine.log_end(kWall + 1s, {12});
+    CHECK(only_part(machine).as_of == kWall);
+    machine.flush(Flushed::committed);
+    CHECK(machine.state.as_of() == kWall);
+    machine.pass(10s);
+    CHECK(machine.next().what == Do::poll);
+    CHECK(machine.state.batch().parts.empty());
+    machine.follow({12});
+    CHECK(only_part(machine).as_of == kWall + 1s);
+    machine.flush(Flushed::committed);
+    CHECK(machine.state.as_of() == kWall + 1s);
+}
+
+TEST_CASE("a follower at its leader's offsets writes the instant alone while more is buffered") {
+    auto machine = consuming();
+    machine.follow({10});
+    machine.record(0, 10);
+    machine.log_end(kWall, {10});
+    machine.pass(1s);
+    CHECK(machine.next().what == Do::flush);
+    const auto part = only_part(machine);
+    CHECK(part.next == 10);
+    CHECK(part.records.empty());
+    CHECK(part.gaps == 0);
+    CHECK(part.as_of == kWall);
+    machine.flush(Flushed::committed);
+    CHECK(machine.state.buffer().records() == 1);
+    machine.pass(10s);
+    CHECK(machine.next().what == Do::poll);
+}
+
+TEST_CASE("a follower with nothing that it may write answers a revoke and a stop at once") {
+    for (const bool stop : {false, true}) {
+        CAPTURE(stop);
+        auto machine = consuming();
+        machine.follow({10});
+        machine.record(0, 10);
+        if (stop) {
+            machine.state.stop();
+        } else {
+            machine.revoke();
+        }
+        CHECK(machine.next().what == Do::unassign);
+        machine.state.unassigned();
+        CHECK(machine.counted().dropped_records == 1);
+        CHECK(machine.next().what == (stop ? Do::finished : Do::poll));
+    }
+}
+
+TEST_CASE("a follower that is stopped or revoked writes up to its leader's offsets first") {
+    for (const bool stop : {false, true}) {
+        CAPTURE(stop);
+        auto machine = consuming();
+        machine.follow({11});
+        machine.record(0, 10);
+        machine.record(0, 11);
+        if (stop) {
+            machine.state.stop();
+        } else {
+            machine.revoke();
+        }
+        CHECK(machine.next().what == Do::flush);
+        CHECK(only_part(machine).next == 11);
+        machine.flush(Flushed::committed);
+        CHECK(machine.next().what == Do::unassign);
+    }
+}
+
+TEST_CASE("a new claim forgets the leader") {
+    auto machine = consuming();
+    machine.follow({10});
+    machine.record(0, 10);
+    CHECK(machine.state.batch().parts.empty());
+    machine.move();
+    machine.claim({{0, 10, 6, kLogTime}});
+    CHECK(only_part(machine).next == 11);
+    machine.follow({10});
+    machine.flush(Flushed::fenced);
+    machine.pass(10s);
+    CHECK(machine.next().what == Do::claim);
+    machine.claim({{0, 10, 7, kLogTime}});
+    machine.record(0, 10);
+    CHECK(only_part(machine).next == 11);
+}
+
+TEST_CASE("a follower's commit in doubt is of what was cut, whatever the leader did meanwhile") {
+    for (const bool committed : {false, true}) {
+        CAPTURE(committed);
+        auto machine = consuming();
+        machine.follow({12});
+        for (const auto offset : {10, 11, 12})
+            machine.record(0, offset);
+        machine.flush(Flushed::in_doubt);
+        machine.follow({13});
+        machine.resolve({{0, committed ? 12 : 10, 5, kLogTime}});
+        CHECK(machine.phase() == "consuming");
+        CHECK(machine.counted().fenced == 0);
+        CHECK(only_part(machine).from == (committed ? 12 : 10));
+        CHECK(only_part(machine).next == 13);
+        CHECK(only_part(machine).gaps == 0);
+    }
+}
+
+TEST_CASE("tables that moved are claimed again at once, and what is buffered is written under the new claim") {
+    auto machine = due();
+    machine.flush(Flushed::failed);
+    CHECK(machine.next().what == Do::poll);
+    machine.move();
+    CHECK(machine.phase() == "claiming");
+    CHECK_FALSE(machine.paused());
+    CHECK(machine.next().what == Do::claim);
+    CHECK(machine.state.partitions() == std::vector<std::int32_t>{0});
+    machine.record(0, 11);
+    machine.end(0, 15);
+    CHECK(machine.counted().stale_records == 0);
+    CHECK(machine.state.goes_on(std::vector<Claim>{{0, 10, 7, kLogTime}}));
+    CHECK(machine.claim({{0, 10, 7, kLogTime}}).empty());
+    CHECK(machine.phase() == "consuming");
+    CHECK(machine.counted().dropped_records == 0);
+    CHECK(only_part(machine).epoch == 7);
+    CHECK(only_part(machine).log_time == kLogTime);
+    CHECK(only_part(machine).records.size() == 2);
+    CHECK(only_part(machine).next == 15);
+    CHECK(machine.next().what == Do::flush);
+}
+
+TEST_CASE("tables that moved and do not stand where the buffer begins are read on from where they stand") {
+    const std::vector<std::vector<Claim>> cases{
+        {{0, 11, 7, kLogTime + 1s}, {1, 10, 7, kLogTime}},  // somebody else went on
+        {{0, 9, 7, kLogTime + 1s}, {1, 10, 7, kLogTime}},   // restored
+        {{0, 10, 7, kLogTime + 1s}},
+        {{0, 10, 7, kLogTime + 1s}, {2, 10, 7, kLogTime}}};
+    for (const auto& claims : cases) {
+        CAPTURE(claims[0].next_offset);
+        CAPTURE(claims.size());
+        auto machine = due({0, 1});
+        machine.flush(Flushed::failed);
+        machine.move();
+        CHECK_FALSE(machine.state.goes_on(claims));
+        CHECK(machine.claim(claims).size() == claims.size());
+        CHECK(machine.state.buffer().empty());
+        machine.record(0, 11);
+        CHECK(only_part(machine).from == claims[0].next_offset);
+        CHECK(only_part(machine).log_time == kLogTime + 1s);
+    }
+}
+
+TEST_CASE("a full buffer takes no more while tables that moved are claimed, nor does one whose claim failed") {
+    auto machine = due();
+    machine.move();
+    for (std::int64_t offset = 11; offset < 20; ++offset)
+        machine.record(0, offset);
+    CHECK(machine.paused());
+    auto failing = due();
+    failing.move();
+    failing.state.claim_failed(failing.now);
+    CHECK(failing.paused());
+    CHECK(failing.next().what == Do::poll);
+    CHECK(failing.next().timeout > 0ms);
+    failing.pass(51ms);
+    CHECK_FALSE(failing.paused());
+    CHECK(failing.next().what == Do::claim);
+    CHECK(failing.claim({{0, 10, 9, kLogTime}}).empty());
+    CHECK(only_part(failing).records.size() == 1);
+}
+
+TEST_CASE("who was fenced has dropped its buffer, and reads again what it claims though the tables only moved") {
+    auto machine = due();
+    machine.flush(Flushed::fenced);
+    CHECK(machine.next().what == Do::poll);
+    machine.move();
+    CHECK(machine.next().what == Do::claim);
+    CHECK(machine.paused());
+    machine.record(0, 11);
+    CHECK(machine.counted().stale_records == 1);
+    CHECK_FALSE(machine.state.goes_on(std::vector<Claim>{{0, 10, 7, kLogTime}}));
+    CHECK(machine.claim({{0, 10, 7, kLogTime}}) == std::vector<Start>{{0, 10}});
+}
+
+TEST_CASE("an assignment after the tables moved is claimed from the log, not from the buffer") {
+    auto machine = due();
+    machine.move();
+    machine.assign({0});
+    CHECK(machine.paused());
+    CHECK(machine.state.buffer().empty());
+    CHECK_FALSE(machine.state.goes_on(std::vector<Claim>{{0, 10, 7, kLogTime}}));
+    CHECK(machine.claim({{0, 10, 7, kLogTime}}) == std::vector<Start>{{0, 10}});
+    machine.record(0, 10);
+    machine.flush(Flushed::fenced);
+    machine.pass(10s);
+    CHECK(machine.next().what == Do::claim);
+    CHECK(machine.claim({{0, 10, 9, kLogTime}}).size() == 1);  // moved() holds for one claim only
+}
+
+TEST_CASE("tables that moved while a commit was in doubt are not read back but claimed") {
+    auto machine = in_doubt();
+    machine.move();
+    CHECK(machine.phase() == "claiming");
+    CHECK(machine.next().what == Do::claim);
+    CHECK(machine.counted().fenced == 1);
+    CHECK(machine.counted().dropped_records == 1);
+    machine.claim({{0, 11, 7, kLogTime}});
+    machine.record(0, 11);
+    CHECK(only_part(machine).from == 11);
+}
+
+TEST_CASE("tables that move are nothing to one who has not claimed any") {
+    Machine idle;
+    idle.move();
+    CHECK(idle.phase() == "idle");
+    CHECK(idle.next().what == Do::poll);
+
+    Machine claiming;
+    claiming.assign({0});
+    claiming.state.claim_failed(claiming.now);
+    claiming.move();
+    CHECK(claiming.phase() == "claiming");
+    CHECK(claiming.next().what == Do::poll);  // its back-off stands
+}
+
+TEST_CASE("a revoke or a stop that finds the tables moved is answered without a claim") {
+    for (const bool stop : {false, true}) {
+        CAPTURE(stop);
+        auto machine = due();
+        if (stop) {
+            machine.state.stop();
+        } else {
+            machine.revoke();
+        }
+        CHECK(machine.next().what == Do::flush);
+        machine.move();
+        CHECK(machine.next().what == Do::unassign);
+        machine.state.unassigned();
+        CHECK(machine.state.buffer().empty());
+        CHECK(machine.next().what == (stop ? Do::finished : Do::poll));
+    }
+}
+
+TEST_CASE("partitions that were lost before the tables moved are not claimed") {
+    auto machine = consuming();
+    machine.record(0, 10);
+    machine.lose();
+    machine.move();
+    CHECK(machine.next().what == Do::unassign);
+    machine.state.unassigned();
+    CHECK(machine.phase() == "idle");
 }

@@ -1,0 +1,39 @@
+#pragma once
+
+#include "consumers/generation.h"
+#include "consumers/stream_state.h"
+#include "infra/kafka/admin.h"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+namespace tidemark::consumers {
+
+/// Checks that a claimed partition still belongs to the log that the tables were folded from. Throws LogMismatch, or
+/// what the broker's client throws.
+using CheckLog = std::function<void(const Claim& claim)>;
+
+/// The topic is not the one that the tables come from: recreated, truncated, or given partitions. Nothing can be right
+/// from here on.
+class LogMismatch : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+/// The identity in the first record of a partition; nullopt when the partition is empty. Throws Refused when its first
+/// record is something else.
+std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition);
+
+/// Throws Refused when a fold from the log's start would not be what the registered log says: a partition's start is
+/// gone or another log's, or partitions were added. Throws kafka::Error.
+void check_log_is_whole(kafka::Admin& admin, const Target& target);
+
+/// For StreamProcessor: compares each claim with the broker's log. Refuses (LogMismatch) when the table's offset is not
+/// within the log, or the partition's first record is another identity. `admin` must outlive it and is used by its
+/// caller's thread.
+CheckLog make_log_check(kafka::Admin& admin, const Target& target);
+
+}  // namespace tidemark::consumers

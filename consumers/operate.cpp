@@ -1,0 +1,305 @@
+#include "consumers/operate.h"
+
+#include "consumers/diff.h"
+#include "consumers/projections.h"
+#include "consumers/replay.h"
+#include "consumers/standstill.h"
+#include "consumers/swap.h"
+#include "infra/base/progress.h"
+#include "schemas/instant.h"
+#include "schemas/json.h"
+
+#include <algorithm>
+#include <iomanip>
+#include <iostream>
+#include <numeric>
+#include <optional>
+#include <ostream>
+#include <vector>
+
+namespace tidemark::consumers {
+
+using base::with_commas;
+
+namespace {
+
+const Projection& projection_of(const std::string& stream) {
+    if (const auto* found = find_projection(stream)) return *found;
+    std::string known;
+    for (const auto* projection : projections())
+        known += (known.empty() ? "" : ", ") + std::string(projection->stream().name);
+    throw Refused("there is no stream " + stream + "; there are: " + known);
+}
+
+pg::Connection connect(const std::string& dsn) {
+    pg::SessionOptions session;
+    session.application_name = "tidemark-consumer";
+    session.statement_timeout = std::chrono::minutes(1);
+    return pg::Connection(dsn, session);
+}
+
+constexpr pg::Statement kFolders{"generations_folders", R"(
+select coalesce(string_agg(distinct instance, ' ' order by instance), '')
+from tidemark.consumers
+where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds')"};
+
+struct Line {
+    Generation generation;
+    std::int64_t records = 0;
+    std::int64_t behind = 0;  // of the live one, in records
+    std::int64_t dead_letters = 0;
+    std::string folders;
+};
+
+std::vector<Line> gather(pg::Connection& connection, const Projection& projection) {
+    std::vector<Line> lines;
+    std::int64_t live = 0;
+    for (auto& generation : find_generations(connection, projection)) {
+        Line line;
+        const auto progress = find_progress(connection, generation.schema);
+        line.records = std::accumulate(progress.begin(), progress.end(), std::int64_t{0});
+        if (generation.role == Role::live) live = line.records;
+        const auto name = "generations_dead_letters_" + generation.schema;
+        const auto sql =
+            "select count(*) from " + pg::quote_identifier(generation.schema) + ".dead_letters where status = 'open'";
+        line.dead_letters = connection.run(pg::Statement{name.c_str(), sql.c_str()}).integer(0, 0);
+        pg::Params params;
+        params.add(projection.stream().name).add(std::int64_t{generation.target.generation});
+        line.folders = connection.run(kFolders, params).text(0, 0);
+        line.generation = std::move(generation);
+        lines.push_back(std::move(line));
+    }
+    for (auto& line : lines)
+        line.behind = std::max<std::int64_t>(0, live - line.records);
+    return lines;
+}
+
+void write_table(const std::vector<Line>& lines, std::ostream& out) {
+    out << std::right << std::setw(3) << "GEN"
+        << "  " << std::left << std::setw(10) << "ROLE" << std::setw(16) << "FINGERPRINT" << std::right << std::setw(15)
+        << "RECORDS" << std::setw(15) << "BEHIND LIVE" << std::setw(14) << "DEAD LETTERS"
+        << "  " << std::left << std::setw(28) << "MADE"
+        << "FOLDED BY\n";
+    for (const auto& line : lines) {
+        const auto& generation = line.generation;
+        out << std::right << std::setw(3) << generation.target.generation << "  " << std::left << std::setw(10)
+            << to_string(generation.role) << std::setw(16) << generation.fingerprint << std::right << std::setw(15)
+            << with_commas(line.records) << std::setw(15) << with_commas(line.behind) << std::setw(14)
+            << with_commas(line.dead_letters) << "  " << std::left << std::setw(28)
+            << schemas::format_instant(generation.created_at) << (line.folders.empty() ? "(nobody)" : line.folders)
+            << '\n';
+    }
+}
+
+void write_json(const std::string& stream, const std::vector<Line>& lines, std::ostream& out) {
+    using schemas::json::append_string;
+    std::string json = "{\"stream\":";
+    append_string(json, stream);
+    json += ",\"generations\":[";
+    for (const auto& line : lines) {
+        const auto& generation = line.generation;
+        if (json.back() != '[') json += ',';
+        json += "{\"generation\":" + std::to_string(generation.target.generation) + ",\"role\":";
+        append_string(json, to_string(generation.role));
+        json += ",\"schema\":";
+        append_string(json, generation.schema);
+        json += ",\"fingerprint\":";
+        append_string(json, generation.fingerprint);
+        json += ",\"records\":" + std::to_string(line.records) + ",\"behind\":" + std::to_string(line.behind) +
+                ",\"deadLetters\":" + std::to_string(line.dead_letters) + ",\"createdAt\":";
+        append_string(json, schemas::format_instant(generation.created_at));
+        if (generation.retired_at) {
+            json += ",\"retiredAt\":";
+            append_string(json, schemas::format_instant(*generation.retired_at));
+        }
+        json += ",\"foldedBy\":[";
+        for (std::string_view rest = line.folders; !rest.empty();) {
+            const auto end = std::min(rest.find(' '), rest.size());
+            if (json.back() != '[') json += ',';
+            append_string(json, rest.substr(0, end));
+            rest.remove_prefix(std::min(end + 1, rest.size()));
+        }
+        json += "]}";
+    }
+    out << json << "]}\n";
+}
+
+DiffFormat format_of(const std::string& name) {
+    return name == "json" ? DiffFormat::json : name == "csv" ? DiffFormat::csv : DiffFormat::table;
+}
+
+DiffOptions diff_options(const OperateOptions& options) {
+    DiffOptions diff;
+    diff.owner_dsn = options.owner_dsn;
+    diff.top = static_cast<std::size_t>(options.top);
+    diff.timeout = options.timeout;
+    diff.cancelled = options.cancelled;
+    return diff;
+}
+
+// A consumer that has just taken a generation up tells so within seconds.
+std::chrono::milliseconds patience(const OperateOptions& options) {
+    return std::min<std::chrono::milliseconds>(options.timeout, std::chrono::seconds(10));
+}
+
+// The live generation and the one to compare it with: the given one, or a candidate, or what was live before.
+Pair choose_pair(pg::Connection& connection, const Projection& projection, std::int64_t wanted) {
+    auto all = find_generations(connection, projection);
+    const std::string stream(projection.stream().name);
+    std::optional<Generation> live;
+    std::optional<Generation> other;
+    for (auto& one : all) {
+        if (one.role == Role::live) {
+            live = std::move(one);
+        } else if (wanted != 0 ? one.target.generation == wanted
+                               : !other || one.role == Role::candidate || other->role == Role::retired) {
+            other = std::move(one);
+        }
+    }
+    if (!live) throw Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
+    if (!other) {
+        throw Refused("there is no such generation of " + stream +
+                      " beside the live one: see `tidemark-consumer generations " + stream +
+                      "`, or make one with `tidemark-consumer replay " + stream + "`");
+    }
+    if (other->role == Role::building) {
+        throw Refused("generation " + std::to_string(other->target.generation) + " of " + stream +
+                      " has not caught up yet: let its replay finish, or run it again");
+    }
+    return {std::move(*live), std::move(*other)};
+}
+
+void write_swap(const OperateOptions& options, const Pair& pair, const std::vector<std::int64_t>& vector,
+                std::ostream& out) {
+    if (options.json()) {
+        std::string json = "{\"stream\":";
+        schemas::json::append_string(json, options.stream);
+        json += ",\"live\":" + std::to_string(pair.next.target.generation) +
+                ",\"before\":" + std::to_string(pair.live.target.generation) + ",\"offsets\":[";
+        for (const auto offset : vector) {
+            if (json.back() != '[') json += ',';
+            json += std::to_string(offset);
+        }
+        out << json << "]}\n";
+        return;
+    }
+    out << "generation " << pair.next.target.generation << " of " << options.stream << " is live now, generation "
+        << pair.live.target.generation << " was it before; both at offsets";
+    for (const auto offset : vector)
+        out << ' ' << offset;
+    out << '\n';
+}
+
+}  // namespace
+
+int show_generations(const OperateOptions& options, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    auto connection = connect(options.consumer_dsn);
+    const auto lines = gather(connection, projection);
+    if (options.json()) {
+        write_json(options.stream, lines, out);
+    } else {
+        write_table(lines, out);
+    }
+    return base::kDone;
+}
+
+int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
+    const auto& projection = projection_of(options.stream);
+    const base::SystemClock clock;
+    const auto what = "replay " + options.stream;
+    ReplayOptions replaying;
+    replaying.owner_dsn = options.owner_dsn;
+    replaying.lane = options.lane;
+    replaying.cancelled = options.cancelled;
+    ReplayProgress done;
+    {
+        base::ProgressBar bar(
+            options.json() ? out : progress,
+            options.json() ? base::ProgressBar::Style::json : base::ProgressBar::style_of_standard_error(), what,
+            "records");
+        replaying.on_progress = [&](const ReplayProgress& seen) {
+            bar.show({.done = seen.records,
+                      .total = seen.target,
+                      .rate = seen.rate,
+                      .note = seen.parked == 0 ? "" : with_commas(seen.parked) + " parked"},
+                     clock.steady());
+        };
+        done = replay(replaying, projection, clock);
+    }
+    const auto number = std::to_string(done.generation);
+    const auto seconds = std::max(done.elapsed, 1e-3);
+    if (options.json()) {
+        out << "{\"stream\":\"" << options.stream << "\",\"generation\":" << number
+            << ",\"caughtUp\":" << (done.caught_up ? "true" : "false") << ",\"records\":" << done.records
+            << ",\"read\":" << done.read << ",\"parked\":" << done.parked << ",\"seconds\":" << std::fixed
+            << std::setprecision(3) << done.elapsed << "}\n";
+    } else if (done.caught_up) {
+        out << "generation " << number << " of " << options.stream << " has caught up: " << with_commas(done.records)
+            << " records, " << with_commas(done.parked) << " parked, " << std::fixed << std::setprecision(1)
+            << done.elapsed << " s ("
+            << with_commas(static_cast<std::int64_t>(static_cast<double>(done.read) / seconds))
+            << "/s)\nConsumers of fingerprint " << projection.fingerprint()
+            << " keep it up to date from here. Next: tidemark-consumer diff " << options.stream
+            << ", then promote or drop it.\n";
+    } else {
+        out << "stopped at " << with_commas(done.records) << " of " << with_commas(done.target)
+            << " records. Run tidemark-consumer " << what << " again to go on with generation " << number
+            << ", or tidemark-consumer drop " << options.stream << ' ' << number << " to remove it.\n";
+    }
+    return done.caught_up ? base::kDone : base::kFailed;
+}
+
+int show_diff(const OperateOptions& options, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    auto connection = connect(options.owner_dsn);
+    const auto pair = choose_pair(connection, projection, options.generation);
+    const auto diff = compare(diff_options(options), pair.live, pair.next);
+    write_diff(diff, format_of(options.format), out);
+    return diff.differing() <= options.max_diff ? base::kDone : base::kFailed;
+}
+
+int promote(const OperateOptions& options, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    auto connection = connect(options.owner_dsn);
+    const auto pair = find_candidate(connection, projection, patience(options));
+    if (!options.accept_diff) {
+        const auto diff = compare(diff_options(options), pair.live, pair.next);
+        if (const auto rows = diff.differing(); rows > options.max_diff) {
+            throw Refused("generation " + std::to_string(pair.next.target.generation) + " differs in " +
+                          with_commas(rows) + " rows, " + with_commas(options.max_diff) +
+                          " are allowed. Look at them with `tidemark-consumer diff " + options.stream +
+                          "`; then promote with --max-diff " + std::to_string(rows) + " or --accept-diff, or drop it");
+        }
+    }
+    const auto vector = swap_generations({.owner_dsn = options.owner_dsn,
+                                          .leaving = Role::retired,
+                                          .timeout = options.timeout,
+                                          .cancelled = options.cancelled},
+                                         pair);
+    write_swap(options, pair, vector, out);
+    if (!options.json()) out << "To go back: tidemark-consumer rollback " << options.stream << '\n';
+    return base::kDone;
+}
+
+int roll_back(const OperateOptions& options, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    auto connection = connect(options.owner_dsn);
+    const auto pair = find_previous(connection, projection, patience(options));
+    const auto vector = swap_generations({.owner_dsn = options.owner_dsn,
+                                          .leaving = Role::candidate,
+                                          .timeout = options.timeout,
+                                          .cancelled = options.cancelled},
+                                         pair);
+    write_swap(options, pair, vector, out);
+    return base::kDone;
+}
+
+int drop(const OperateOptions& options, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    drop_generation(options.owner_dsn, projection, static_cast<int>(options.generation));
+    out << "generation " << options.generation << " of " << options.stream << " is gone\n";
+    return base::kDone;
+}
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,44 @@
+#pragma once
+
+#include "consumers/lanes.h"
+#include "infra/base/exit_code.h"
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <iosfwd>
+#include <string>
+
+namespace tidemark::consumers {
+
+/// What an operator's command about a stream's generations was told. Each prints its result to `out`, returns an exit
+/// code, and throws Refused when a guard says no.
+struct OperateOptions {
+    std::string stream;
+    std::string owner_dsn;
+    std::string consumer_dsn;
+    Lane::Options lane;
+    std::string format = "table";  ///< table, json or csv
+    std::int64_t top = 10;         ///< samples of a difference, by table
+    std::int64_t max_diff = 0;     ///< rows in which the next generation may differ
+    bool accept_diff = false;
+    std::int64_t generation = 0;  ///< 0: the command's own choice
+    std::chrono::milliseconds timeout{30'000};
+    std::function<bool()> cancelled = [] { return false; };
+
+    [[nodiscard]] bool json() const { return format == "json"; }
+};
+
+/// Every generation: role, fingerprint, how far it is, who folds it.
+int show_generations(const OperateOptions& options, std::ostream& out);
+/// Folds the log from its start into a generation beside the live one. kFailed: stopped before it had caught up.
+int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& progress);
+/// What another generation has differently. kFailed: more than `max_diff` rows.
+int show_diff(const OperateOptions& options, std::ostream& out);
+/// Makes the candidate live, unless it differs by more than `max_diff` rows and that was not accepted.
+int promote(const OperateOptions& options, std::ostream& out);
+/// Makes the generation live that was live before.
+int roll_back(const OperateOptions& options, std::ostream& out);
+int drop(const OperateOptions& options, std::ostream& out);
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,195 @@
+#include "consumers/swap.h"
+
+#include "consumers/standstill.h"
+#include "infra/base/backoff.h"
+#include "infra/base/failpoint.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+namespace tidemark::consumers {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr pg::Statement kIsFolded{"generations_is_folded", R"(
+select exists (select 1 from tidemark.consumers
+               where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'))"};
+
+constexpr pg::Statement kLeave{"generations_leave", R"(
+update tidemark.generations set status = $3, schema_name = $4, retired_at = now()
+where stream = $1 and generation = $2 and status = 'live')"};
+
+constexpr pg::Statement kEnter{"generations_enter", R"(
+update tidemark.generations set status = 'live', schema_name = $1, retired_at = null
+where stream = $1 and generation = $2)"};
+
+constexpr pg::Statement kCountSwap{"streams_count_swap", R"(
+update tidemark.streams set swaps = swaps + 1 where name = $1)"};
+
+constexpr pg::Statement kTell{"generations_tell", "select pg_notify('tidemark_progress', $1)"};
+
+constexpr pg::Statement kForget{"generations_forget", R"(
+delete from tidemark.generations where stream = $1 and generation = $2 and status <> 'live')"};
+
+constexpr pg::Statement kForgetConsumers{"generations_forget_consumers", R"(
+delete from tidemark.consumers where stream = $1 and generation = $2)"};
+
+pg::SessionOptions session(const char* name) {
+    pg::SessionOptions options;
+    options.application_name = name;
+    options.statement_timeout = std::chrono::minutes(5);
+    options.idle_in_transaction_timeout = std::chrono::seconds(3);
+    return options;
+}
+
+std::string number_of(const Generation& generation) {
+    return std::to_string(generation.target.generation);
+}
+
+std::string name_of(const Generation& generation) {
+    return std::string(generation.target.projection->stream().name);
+}
+
+void check_is_folded(pg::Connection& connection, const Generation& generation, milliseconds patience) {
+    pg::Params params;
+    params.add(name_of(generation)).add(std::int64_t{generation.target.generation});
+    const auto until = Clock::now() + patience;
+    base::Backoff backoff(milliseconds(50), milliseconds(500), 1);
+    while (!connection.run(kIsFolded, params).boolean(0, 0)) {
+        if (Clock::now() >= until) {
+            throw Refused("nobody would go on folding generation " + number_of(generation) + " of " +
+                          name_of(generation) + ": no consumer of fingerprint " + generation.fingerprint +
+                          " has told of itself lately. Start one (`tidemark-consumer run` of that version), then try "
+                          "again");
+        }
+        std::this_thread::sleep_for(backoff.next());
+    }
+}
+
+Generation live_of(std::vector<Generation>& all, const Projection& projection) {
+    for (auto& one : all) {
+        if (one.role == Role::live) return std::move(one);
+    }
+    throw Refused("stream " + std::string(projection.stream().name) +
+                  " has no tables: run `tidemark-consumer migrate` first");
+}
+
+}  // namespace
+
+Pair find_candidate(pg::Connection& connection, const Projection& projection, milliseconds patience) {
+    auto all = find_generations(connection, projection);
+    const std::string stream(projection.stream().name);
+    const auto found = std::find_if(all.begin(), all.end(), [](const Generation& one) {
+        return one.role == Role::candidate || one.role == Role::building;
+    });
+    if (found == all.end()) {
+        throw Refused("stream " + stream +
+                      " has no other generation to be made live: make one with `tidemark-consumer "
+                      "replay " +
+                      stream + "`");
+    }
+    if (found->role == Role::building) {
+        throw Refused("generation " + number_of(*found) + " of " + stream +
+                      " has not caught up yet: let `tidemark-consumer "
+                      "replay " +
+                      stream + "` finish, or run it again when it was stopped");
+    }
+    auto next = std::move(*found);
+    check_is_folded(connection, next, patience);
+    return {live_of(all, projection), std::move(next)};
+}
+
+Pair find_previous(pg::Connection& connection, const Projection& projection, milliseconds patience) {
+    auto all = find_generations(connection, projection);
+    Generation* previous = nullptr;
+    for (auto& one : all) {
+        if (one.role == Role::retired && (previous == nullptr || one.retired_at > previous->retired_at))
+            previous = &one;
+    }
+    if (previous == nullptr) {
+        throw Refused("stream " + std::string(projection.stream().name) +
+                      " has no generation to go back to: none was live before, or it was dropped");
+    }
+    auto next = std::move(*previous);
+    check_is_folded(connection, next, patience);
+    return {live_of(all, projection), std::move(next)};
+}
+
+std::vector<std::int64_t> swap_generations(const SwapOptions& options, const Pair& pair) {
+    const auto& [live, next] = pair;
+    const auto stream = name_of(live);
+    Standstill standstill({.owner_dsn = options.owner_dsn, .timeout = options.timeout, .cancelled = options.cancelled},
+                          live, next);
+    auto& tx = standstill.transaction();
+    const auto live_offsets = pg::quote_identifier(live.schema) + ".offsets";
+    const auto next_offsets = pg::quote_identifier(next.schema) + ".offsets";
+    // Whoever wrote either of them, as what it was, writes no more. What is known of the live one's age holds for the
+    // next one too, for it holds the same records.
+    tx.run_script("update " + next_offsets + " n set epoch = n.epoch + 1, as_of = greatest(n.as_of, l.as_of) from " +
+                  live_offsets + " l where l.partition = n.partition");
+    tx.run_script("update " + live_offsets + " set epoch = epoch + 1");
+    const auto aside = stream + "_" + number_of(live);
+    tx.run_script("alter schema " + pg::quote_identifier(live.schema) + " rename to " + pg::quote_identifier(aside));
+    tx.run_script("alter schema " + pg::quote_identifier(next.schema) + " rename to " + pg::quote_identifier(stream));
+    pg::Params leave;
+    leave.add(stream).add(std::int64_t{live.target.generation}).add(to_string(options.leaving)).add(aside);
+    tx.run(kLeave, leave);
+    pg::Params enter;
+    enter.add(stream).add(std::int64_t{next.target.generation});
+    tx.run(kEnter, enter);
+    pg::Params name;
+    name.add(stream);
+    tx.run(kCountSwap, name);
+    tx.run(kTell, name);
+    FAILPOINT("r3_swap");
+    try {
+        tx.commit();
+    } catch (const pg::Error& error) {
+        if (error.failure() != pg::Failure::in_doubt) throw;
+        pg::Connection connection(options.owner_dsn, session("tidemark-consumer swap"));
+        const auto place = find_place(connection, *next.target.projection, next.target.generation);
+        if (!place || place->role != Role::live) throw;
+    }
+    return standstill.vector();
+}
+
+void drop_generation(const std::string& owner_dsn, const Projection& projection, int generation) {
+    const std::string stream(projection.stream().name);
+    pg::Connection connection(owner_dsn, session("tidemark-consumer drop"));
+    const auto until = Clock::now() + std::chrono::seconds(30);
+    base::Backoff backoff(milliseconds(100), milliseconds(2'000), 1);
+    while (true) {
+        const auto place = find_place(connection, projection, generation);
+        if (!place) {
+            throw Refused("stream " + stream + " has no generation " + std::to_string(generation) +
+                          ": see `tidemark-consumer generations " + stream + "`");
+        }
+        if (place->role == Role::live) {
+            throw Refused("generation " + std::to_string(generation) + " of " + stream +
+                          " is the live one: promote another or roll back first");
+        }
+        try {
+            auto tx = connection.begin();
+            pg::Params params;
+            params.add(stream).add(std::int64_t{generation});
+            if (tx.run(kForget, params).affected() == 0) continue;  // made live or dropped meanwhile: look again
+            tx.run(kForgetConsumers, params);
+            const auto schema = pg::quote_identifier(place->schema);
+            // First what every flush begins with: none is under way after it, so none waits for us while we wait for
+            // it.
+            tx.run_script("lock table " + schema + ".offsets in access exclusive mode");
+            tx.run_script("drop schema " + schema + " cascade");
+            tx.commit();
+            return;
+        } catch (const pg::Error& error) {
+            if (error.failure() != pg::Failure::retryable || Clock::now() >= until) throw;
+        }
+        std::this_thread::sleep_for(backoff.next());
+    }
+}
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,385 @@
+"""A stream's tables are rebuilt from its log beside the live ones, compared, swapped without a reader noticing, and back."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import csv
+import io
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from stack.private import jars
+from stack.process import wait_for
+from support.answers import token
+from support.fold import INCREMENTED
+from support.load import Load
+from support.tidemark import Running, Tidemark
+
+
+@pytest.fixture
+def own(make_tidemark: Callable[..., Tidemark]) -> Iterator[Tidemark]:
+    """Migrated; nothing runs in it yet."""
+    tidemark = make_tidemark()
+    yield tidemark
+    tidemark.end()
+
+
+def increment(key: str, value: int, **more: str) -> tuple[bytes, bytes]:
+    """A record of the counters' topic."""
+    event = {"specversion": "1.0", "id": f"{key}-{value}-{time.monotonic_ns()}", "source": "/test", "type": INCREMENTED}
+    return key.encode(), json.dumps(event | {"data": {"key": key, "value": value}} | more).encode()
+
+
+def fill(tidemark: Tidemark, count: int = 3_000) -> None:
+    """Increments of many keys, of which some repeat, conflict or are no events at all."""
+    records = [increment(f"k{n % 97}", n % 11) for n in range(count)]
+    records += [increment("again", 7, idempotencykey="one") for _ in range(3)]
+    records += [increment("again", 8, idempotencykey="one"), (b"poison", b"{"), (b"wrong", increment("right", 1)[1])]
+    tidemark.log.put_all("tidemark.counters", records)
+
+
+def generations(tidemark: Tidemark, program: str = "consumer") -> dict[int, dict[str, Any]]:
+    done = tidemark.run(program, "generations", "counters", "--json")
+    assert done.returncode == 0, done.stderr
+    return {one["generation"]: one for one in json.loads(done.stdout)["generations"]}
+
+
+def roles(tidemark: Tidemark) -> dict[int, str]:
+    return {number: one["role"] for number, one in generations(tidemark).items()}
+
+
+def command(tidemark: Tidemark, *arguments: str, program: str = "consumer", code: int = 0) -> str:
+    done = tidemark.run(program, *arguments)
+    assert done.returncode == code, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def test_a_generation_is_rebuilt_compared_promoted_rolled_back_and_dropped(own: Tidemark) -> None:
+    own.start_consumer()
+    api = own.start_api()
+    fill(own)
+    own.settle("counters")
+    before = api.get("/counters/k1").json()
+
+    said = command(own, "replay", "counters")
+    assert "generation 2 of counters has caught up" in said
+    assert roles(own) == {1: "live", 2: "candidate"}
+
+    found = json.loads(command(own, "diff", "counters", "--json"))
+    assert found["differing"] == 0
+    assert command(own, "promote", "counters").startswith("generation 2 of counters is live now")
+    assert roles(own) == {1: "retired", 2: "live"}
+    after = api.get("/counters/k1")
+    assert after.json() == before
+    own.assert_equals_log("counters")
+
+    stored = token(api.post("/increment", {"key": "k1", "value": 1_000}))
+    assert api.get(f"/counters/k1?at_least={stored}").json()["value"] == before["value"] + 1_000
+
+    command(own, "rollback", "counters")
+    assert roles(own) == {1: "live", 2: "candidate"}
+    assert api.get(f"/counters/k1?at_least={stored}").json()["value"] == before["value"] + 1_000
+    own.assert_equals_log("counters")
+    command(own, "drop", "counters", "2")
+    assert roles(own) == {1: "live"}
+    assert own.query("select nspname from pg_namespace where nspname like 'counters%'") == [("counters",)]
+    own.assert_equals_log("counters")
+    # A number is never used again.
+    assert "generation 3 of counters" in command(own, "replay", "counters")
+
+
+def test_promoted_and_rolled_back_a_hundred_times_no_reader_notices(own: Tidemark) -> None:
+    consumer = own.start_consumer()
+    apis = [own.start_api(), own.start_api()]
+    fill(own)
+    command(own, "replay", "counters")
+    swaps = 0
+    ended = threading.Event()
+
+    def read(api: Running, key: str) -> tuple[int, list[str]]:
+        """Polls as one client; what a client must never see."""
+        reads, wrong = 0, []
+        last, position = -1, ""
+        while not ended.is_set():
+            answer = api.get(f"/counters/{key}")
+            reads += 1
+            if answer.status_code != 200:
+                wrong.append(f"{answer.status_code} {answer.text}")
+            elif (value := answer.json()["value"]) < last:
+                wrong.append(f"{value} after {last}, at {answer.headers['Applied-Position']} after {position}")
+            else:
+                last, position = value, answer.headers["Applied-Position"]
+        return reads, wrong
+
+    def write(api: Running, key: str) -> tuple[int, list[str]]:
+        """Adds one and reads what was written, as the same client."""
+        written, wrong = 0, []
+        while not ended.is_set():
+            answer = api.post("/increment", {"key": key, "value": 1})
+            if answer.status_code != 202:
+                wrong.append(f"POST {answer.status_code} {answer.text}")
+                continue
+            written += 1
+            read = api.get(f"/counters/{key}?at_least={token(answer)}")
+            if read.status_code != 200 or read.json()["value"] != written:
+                wrong.append(f"GET {read.status_code} {read.text} after {written} writes")
+        return written, wrong
+
+    def page(api: Running) -> tuple[int, list[str]]:
+        """Lists; a mixture of generations would show as a sum that falls."""
+        reads, wrong, last = 0, [], -1
+        while not ended.is_set():
+            answer = api.get("/counters?prefix=swap-")
+            reads += 1
+            if answer.status_code != 200:
+                wrong.append(f"{answer.status_code} {answer.text}")
+            elif (sum_ := sum(item["value"] for item in answer.json()["items"])) < last:
+                wrong.append(f"{sum_} after {last}")
+            else:
+                last = sum_
+        return reads, wrong
+
+    load = Load(own, apis, keys=4, prefix="swap-", rate=300, connections=4)
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        try:
+            load.wait_acked(100)
+            wait_for(lambda: all(apis[0].get(f"/counters/swap-{n}").ok for n in range(4)), "the keys", 30)
+            clients = [threads.submit(read, api, f"swap-{n}") for n, api in enumerate(apis)]
+            clients += [threads.submit(write, api, f"own-{n}") for n, api in enumerate(apis)]
+            clients += [threads.submit(page, apis[0])]
+            began = time.monotonic()
+            for number in range(100):
+                verb = "rollback" if number % 2 else "promote"
+                command(own, verb, "counters", *(["--accept-diff"] if verb == "promote" else []))
+                swaps += 1
+            took = time.monotonic() - began
+        finally:
+            ended.set()
+            answers = load.stop()
+        outcomes = [client.result(60) for client in clients]
+
+    print(f"{swaps} swaps in {took:.0f} s; requests of each client: {[count for count, _ in outcomes]}")
+    assert swaps == 100
+    wrong = [what for _, all_wrong in outcomes for what in all_wrong[:3]]
+    assert not wrong, "\n".join(wrong)
+    assert all(count > 100 for count, _ in outcomes)
+    assert answers.acked == answers.total
+    own.assert_equals_log("counters")
+    assert json.loads(command(own, "diff", "counters", "--json"))["differing"] == 0
+    assert consumer.alive
+
+
+def test_what_was_changed_by_hand_is_found_named_and_mended(own: Tidemark) -> None:
+    own.start_consumer()
+    api = own.start_api()
+    fill(own)
+    own.settle("counters")
+    true_value = api.get("/counters/k5").json()["value"]
+    own.query("update counters.totals set value = value + 1000000 where key = 'k5'")
+    own.query("delete from counters.windows where key = 'k6'")
+
+    command(own, "replay", "counters")
+    found = json.loads(command(own, "diff", "counters", "--json", code=1).splitlines()[0])
+    tables = {table["name"]: table for table in found["tables"]}
+    assert (tables["totals"]["changed"], tables["totals"]["added"], tables["totals"]["removed"]) == (1, 0, 0)
+    assert tables["windows"]["added"] >= 1 and tables["windows"]["removed"] == 0
+    [sample] = tables["totals"]["samples"]
+    assert sample["key"] == {"key": "k5"} and sample["evidence"], sample
+    rows = list(csv.DictReader(io.StringIO(command(own, "diff", "counters", "--csv", code=1))))
+    assert any(row["table"] == "totals" and "k5" in row["key"] for row in rows)
+    assert "k5" in command(own, "diff", "counters", code=1)
+
+    refused = command(own, "promote", "counters", code=3)
+    assert "--accept-diff" in refused
+    assert roles(own) == {1: "live", 2: "candidate"}
+    command(own, "promote", "counters", "--max-diff", str(found["differing"]))
+    assert api.get("/counters/k5").json()["value"] == true_value
+    own.assert_equals_log("counters")
+
+
+def test_a_changed_fold_is_replayed_compared_promoted_rolled_back_and_promoted(own: Tidemark) -> None:
+    old = own.start_consumer(0)
+    api = own.start_api()
+    own.log.put_all("tidemark.counters", [increment("zero", 0), increment("zero", 0), increment("some", 5)])
+    own.settle("counters")
+
+    command(own, "replay", "counters", program="consumer-next")
+    refused = command(own, "promote", "counters", "--accept-diff", "--timeout", "2s", program="consumer-next", code=3)
+    assert "no consumer of fingerprint next" in refused
+    # It leaves the live tables alone, and works: it keeps the candidate up to date.
+    new = own.start_consumer(1, version="next")
+    assert new.events("generation_of_another_fingerprint")
+    found = json.loads(command(own, "diff", "counters", "--json", program="consumer-next", code=1).splitlines()[0])
+    assert {t["name"]: t["removed"] for t in found["tables"] if t["name"] == "totals"} == {"totals": 1}
+    assert "refused" in command(own, "promote", "counters", program="consumer-next", code=3)
+
+    for verb, expected in (("promote", 404), ("rollback", 200), ("promote", 404)):
+        arguments = [verb, "counters", *(["--accept-diff"] if verb == "promote" else [])]
+        # Either version's program can swap: what folds is the consumers.
+        command(own, *arguments, program="consumer" if verb == "rollback" else "consumer-next")
+        stored = token(api.post("/increment", {"key": "some", "value": 1}))
+        assert api.get(f"/counters/some?at_least={stored}").status_code == 200
+        assert api.get("/counters/zero").status_code == expected, verb
+    assert api.get("/counters/some").json()["value"] == 8
+
+    # The old version is retired: its generation goes, its consumers idle.
+    command(own, "drop", "counters", "1", program="consumer-next")
+    wait_for(lambda: bool(old.events("generation_dropped")), "the old consumer to notice", 20)
+    assert old.alive
+    stored = token(api.post("/increment", {"key": "some", "value": 1}))
+    assert api.get(f"/counters/some?at_least={stored}").json()["value"] == 9
+
+
+def test_guards_refuse(own: Tidemark) -> None:
+    own.start_consumer()
+    fill(own, 100)
+    own.settle("counters")
+    assert "no stream nonsense" in command(own, "replay", "nonsense", code=3)
+    assert "replay" in command(own, "promote", "counters", code=3)
+    assert "go back to" in command(own, "rollback", "counters", code=3)
+    assert "is the live one" in command(own, "drop", "counters", "1", code=3)
+    assert "no generation 7" in command(own, "drop", "counters", "7", code=3)
+    assert "beside the live one" in command(own, "diff", "counters", code=3)
+    assert "not a number" in command(own, "drop", "counters", "two", code=2)
+
+    stopped = own.start_command("replay", "counters", fault="r2_folding=stop")
+    try:
+        wait_for(lambda: roles(own) == {1: "live", 2: "building"}, "the generation to be there", 20)
+        wait_for(lambda: "T" in _state(stopped.pid), "the replay to be stopped", 20)
+        assert "another replay of counters is running" in command(own, "replay", "counters", code=3)
+        assert "has not caught up yet" in command(own, "promote", "counters", code=3)
+        assert "has not caught up yet" in command(own, "diff", "counters", code=3)
+        stopped.send_signal(signal.SIGCONT)
+        assert stopped.wait(30) == 0
+    finally:
+        stopped.kill()
+        stopped.communicate()
+    assert "waits to be decided upon" in command(own, "replay", "counters", code=3)
+
+
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rsplit(")", 1)[1].split()[0]
+
+
+def test_a_replay_that_is_told_to_stop_goes_on_when_run_again(own: Tidemark) -> None:
+    own.start_consumer()
+    fill(own)
+    own.settle("counters")
+    replay = own.start_command("replay", "counters", fault="r2_folding=term")
+    said, errors = replay.communicate(timeout=30)
+    assert replay.returncode in (0, 1), errors
+    if replay.returncode == 1:
+        assert "again to go on with generation 2" in said
+        assert roles(own) == {1: "live", 2: "building"}
+        command(own, "replay", "counters")
+    assert roles(own) == {1: "live", 2: "candidate"}
+    assert json.loads(command(own, "diff", "counters", "--json"))["differing"] == 0
+
+
+def test_dropping_what_a_replay_builds_ends_the_replay_and_leaves_nothing(own: Tidemark) -> None:
+    own.start_consumer()
+    fill(own)
+    own.settle("counters")
+    replay = own.start_command("replay", "counters", fault="r2_folding=stop")
+    try:
+        wait_for(lambda: "T" in _state(replay.pid), "the replay to be stopped", 20)
+        command(own, "drop", "counters", "2")
+        replay.send_signal(signal.SIGCONT)
+        _, errors = replay.communicate(timeout=30)
+    finally:
+        replay.kill()
+    assert replay.returncode == 3, errors
+    assert "was dropped meanwhile" in errors
+    assert roles(own) == {1: "live"}
+    assert own.query("select nspname from pg_namespace where nspname like 'counters%'") == [("counters",)]
+    own.assert_equals_log("counters")
+
+
+def test_a_log_whose_start_is_gone_is_not_replayed(own: Tidemark, tmp_path: Path) -> None:
+    own.start_consumer()
+    fill(own, 500)
+    own.settle("counters")
+    plan = tmp_path / "offsets.json"
+    plan.write_text('{"partitions":[{"topic":"tidemark.counters","partition":0,"offset":5}],"version":1}')
+    tool = jars().tool("delete-records", ["--offset-json-file", str(plan)], own.kafka.brokers)
+    subprocess.run(tool, check=True, capture_output=True, timeout=60)
+    said = command(own, "replay", "counters", code=3)
+    assert "partition 0" in said and "starts at 5" in said
+    assert roles(own) == {1: "live"}
+
+
+def test_a_topic_that_was_given_partitions_is_not_replayed(own: Tidemark) -> None:
+    admin = AdminClient({"bootstrap.servers": own.kafka.brokers})
+    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
+    wait_for(lambda: own.log.topics()["tidemark.counters"] == 6, "the topic to have six partitions", 30)
+    assert "6 partitions, the registered log has 4" in command(own, "replay", "counters", code=3)
+    assert roles(own) == {1: "live"}
+
+
+def test_a_topic_that_was_recreated_is_not_replayed(own: Tidemark) -> None:
+    admin = AdminClient({"bootstrap.servers": own.kafka.brokers})
+    admin.delete_topics(["tidemark.counters"])["tidemark.counters"].result(30)
+    wait_for(lambda: "tidemark.counters" not in own.log.topics(), "the topic to be gone", 30)
+    admin.create_topics([NewTopic("tidemark.counters", 4, 1)])["tidemark.counters"].result(30)
+    wait_for(lambda: own.log.topics().get("tidemark.counters") == 4, "the topic to be back", 30)
+    assert "recreated" in command(own, "replay", "counters", code=3)
+    assert roles(own) == {1: "live"}
+
+
+def test_after_the_loss_of_the_whole_database_the_log_brings_everything_back(own: Tidemark) -> None:
+    consumer = own.start_consumer()
+    api = own.start_api()
+    fill(own)
+    own.settle("counters")
+    before = own.tables("counters")
+    consumer.terminate()
+    api.terminate()
+    own.postgres.execute(f"drop database {own.database} with (force)")
+    own.postgres.create_database(own.database)
+    own.migrate()
+    own.start_consumer()
+    own.assert_equals_log("counters")
+    after = own.tables("counters")
+    assert {name: rows for name, rows in after.items() if name != "offsets"} == {
+        name: rows for name, rows in before.items() if name != "offsets"
+    }
+
+
+@pytest.mark.parametrize("point", ["r1_created", "r2_folding"])
+def test_a_replay_that_is_killed_is_gone_on_with(own: Tidemark, point: str) -> None:
+    own.start_consumer()
+    fill(own)
+    own.settle("counters")
+    killed = own.start_command("replay", "counters", fault=f"{point}=kill")
+    killed.communicate(timeout=30)
+    assert killed.returncode == -signal.SIGKILL
+    assert roles(own) == {1: "live", 2: "building"}
+    command(own, "replay", "counters")
+    assert roles(own) == {1: "live", 2: "candidate"}
+    assert json.loads(command(own, "diff", "counters", "--json"))["differing"] == 0
+
+
+def test_a_promotion_that_is_killed_has_not_happened(own: Tidemark) -> None:
+    own.start_consumer()
+    api = own.start_api()
+    fill(own)
+    command(own, "replay", "counters")
+    killed = own.start_command("promote", "counters", fault="r3_swap=kill")
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert roles(own) == {1: "live", 2: "candidate"}
+    stored = token(api.post("/increment", {"key": "k1", "value": 1}))
+    assert api.get(f"/counters/k1?at_least={stored}").status_code == 200
+    command(own, "promote", "counters")
+    assert roles(own) == {1: "retired", 2: "live"}
+    own.assert_equals_log("counters")
