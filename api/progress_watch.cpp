@@ -38,6 +38,7 @@ constexpr std::chrono::milliseconds kLongestPause{2'000};
 constexpr std::chrono::milliseconds kStopCheck{250};
 
 constexpr std::int64_t kUnknown = INT64_MIN;
+constexpr std::int32_t kNoGeneration = 0;  // they are counted from 1
 
 /// The log's identity as its own first record tells it; nullopt when there is no such topic or record yet.
 struct LogIdentity {
@@ -75,7 +76,8 @@ struct ProgressWatch::State {
     struct Facts {
         StreamLog log;
         std::atomic<std::int64_t> as_of{kUnknown};  // microseconds
-        std::string progress_name;                  // of the prepared statement
+        std::atomic<std::int32_t> generation{kNoGeneration};
+        std::string progress_name;  // of the prepared statement
         std::string progress_sql;
     };
 
@@ -185,6 +187,7 @@ void ProgressWatch::State::read_progress(pg::Connection& connection, std::size_t
     const auto rows = connection.run({facts[stream].progress_name.c_str(), facts[stream].progress_sql.c_str()});
     if (rows.empty() || !rows.cell(0, 0)) return;  // no partitions yet: the tables are being made
     const auto progress = Progress::read(rows.integer(0, 0), rows.text(0, 1), rows.text(0, 2));
+    facts[stream].generation.store(progress.generation, std::memory_order_relaxed);
     const auto oldest = progress.oldest_as_of();
     facts[stream].as_of.store(oldest ? oldest->time_since_epoch().count() : kUnknown, std::memory_order_relaxed);
     WaitingRoom::Calls calls;
@@ -359,6 +362,11 @@ std::optional<schemas::Timestamp> ProgressWatch::as_of(std::size_t stream) const
     const auto microseconds = state_->facts[stream].as_of.load(std::memory_order_relaxed);
     if (microseconds == kUnknown) return std::nullopt;
     return schemas::Timestamp(std::chrono::microseconds(microseconds));
+}
+
+std::optional<std::int32_t> ProgressWatch::generation(std::size_t stream) const noexcept {
+    const auto generation = state_->facts[stream].generation.load(std::memory_order_relaxed);
+    return generation == kNoGeneration ? std::nullopt : std::optional(generation);
 }
 
 std::optional<Progress> ProgressWatch::progress(std::size_t stream) const {

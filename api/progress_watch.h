@@ -78,6 +78,8 @@ public:
     [[nodiscard]] const StreamLog& log(std::size_t stream) const noexcept;
     /// The oldest as-of instant of the stream's partitions; nullopt until it is known. Lock-free.
     [[nodiscard]] std::optional<schemas::Timestamp> as_of(std::size_t stream) const noexcept;
+    /// The generation that was last seen live; nullopt until the first look. Lock-free.
+    [[nodiscard]] std::optional<std::int32_t> generation(std::size_t stream) const noexcept;
     /// What was last seen; nullopt until the first look.
     [[nodiscard]] std::optional<Progress> progress(std::size_t stream) const;
 

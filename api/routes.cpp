@@ -1,6 +1,7 @@
 #include "api/routes.h"
 
 #include "api/counters.h"
+#include "api/generations.h"
 #include "api/pages.h"
 #include "api/problem.h"
 #include "api/vehicles.h"
@@ -12,6 +13,7 @@ http::Router make_routes(const Services& services) {
     http::Router router;
     add_counters(router, services.writer, services.reads);
     add_vehicles(router, services.writer, services.reads, services.cache);
+    add_generations(router, services.reads);
     add_health(router, services.health);
     // An unknown parameter is refused here as on every other route.
     http::Router operations;

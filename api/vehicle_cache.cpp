@@ -8,6 +8,7 @@ namespace tidemark::api {
 std::size_t VehicleCache::KeyHash::operator()(const Key& key) const noexcept {
     auto value = static_cast<std::uint64_t>(key.vehicle) * 0x9e3779b97f4a7c15ULL;
     value ^= static_cast<std::uint64_t>(key.at.time_since_epoch().count());
+    value += static_cast<std::uint64_t>(key.generation);
     value *= 0xff51afd7ed558ccdULL;
     return static_cast<std::size_t>(value ^ (value >> 32U));
 }

@@ -26,10 +26,13 @@ class VehicleCache {
 public:
     using Instant = std::chrono::steady_clock::time_point;
 
-    /// Equal instants share an entry however they were written.
+    /// Equal instants share an entry however they were written. What was read from one generation is nothing to those
+    /// who ask for another, so a corrected one shows as soon as it is live; what it leaves behind is given up like all
+    /// that nobody uses.
     struct Key {
         std::int64_t vehicle = 0;
         schemas::Timestamp at{};
+        std::int32_t generation = 0;  ///< asked for: the live one as the watch knows it; put: the one that was read
 
         friend bool operator==(const Key&, const Key&) = default;
     };

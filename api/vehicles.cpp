@@ -554,7 +554,9 @@ public:
             violations.push_back({"/timestamp", "must be an instant with an offset, like 2026-11-20T10:00:03.217Z"});
         key.at = at.value_or(Timestamp());
 
-        const bool usable = is_usable();
+        const auto generation = usable_generation();
+        const bool usable = generation.has_value();
+        key.generation = generation.value_or(0);
         if (usable && violations.empty() && request.query.empty() && !has_wishes(request)) {
             if (const auto entry = cache_.find(key, reads_.clock().steady())) {
                 send(reply, joined_fields(request, "if-none-match"), *entry);
@@ -583,11 +585,12 @@ public:
     }
 
 private:
-    /// Whether the tables are fresh enough for answers out of them to be kept.
-    [[nodiscard]] bool is_usable() const {
+    /// The live generation, if its tables are fresh enough for answers out of them to be kept.
+    [[nodiscard]] std::optional<std::int32_t> usable_generation() const {
         static const auto kStream = ProgressWatch::index_of(stream());
         const auto as_of = reads_.watch().as_of(kStream);
-        return as_of && reads_.clock().now() - *as_of <= kMaxLag;
+        if (!as_of || reads_.clock().now() - *as_of > kMaxLag) return std::nullopt;
+        return reads_.watch().generation(kStream);
     }
 
     /// Whether the header has anything that a ready-made answer cannot serve as it is.
@@ -689,8 +692,9 @@ private:
                answer.data + "}}";
     }
 
-    void keep(const VehicleCache::Key& key, const std::string& entity, const Answer& answer) {
+    void keep(VehicleCache::Key key, const std::string& entity, const Answer& answer) {
         if (answer.data.empty()) return;
+        key.generation = answer.progress.generation;  // another than was asked for, if a swap came in between
         Read unproven;
         unproven.stream = ProgressWatch::index_of(stream());
         unproven.entity = entity;

@@ -75,7 +75,7 @@ def test_without_the_database_reads_are_refused_and_writes_accepted(tidemark: Ti
     tidemark.postgres.kill()
     wait_for(lambda: api.get("/readyz").status_code == 503, "the API to miss the database", 10)
 
-    for path in [*_reads, "/vehicles/8001/timestamp/2022-09-13T00:00:00Z"]:
+    for path in [*_reads, "/vehicles/8001/timestamp/2022-09-13T00:00:00Z", "/generations/counters"]:
         began = time.monotonic()
         problem(api.get(path), 503, "unavailable")
         assert time.monotonic() - began < 6, path

@@ -18,8 +18,8 @@ _of_http = {
     *("Date", "Server", "Vary", "X-Content-Type-Options"),
 }
 
-_made = {"{key}": "described", "{id}": "7001", "{timestamp}": "2022-09-19T10:00:00Z", "{name}": "stale"}
-_nobodys = {**_made, "{key}": "nobody", "{id}": "7999", "{name}": "none"}
+_made = {"{key}": "described", "{id}": "7001", "{timestamp}": "2022-09-19T10:00:00Z", "{name}": "stale", "{stream}": "counters"}
+_nobodys = {**_made, "{key}": "nobody", "{id}": "7999", "{name}": "none", "{stream}": "none"}
 _lists = {
     "/counters": "prefix=described",
     "/counters/{key}/windows": "from=2020-01-01T00:00:00Z",
@@ -33,6 +33,7 @@ _writes = {
     "/vehicles/{id}": ("PUT", {"make": "VW", "model": "GOLF"}),
     "/vehicles/{id}/states": ("POST", {"state": "sold", "occurredAt": "2022-09-12T12:41:41Z"}),
 }
+_named = ["/problems/{name}", "/generations/{stream}"]
 _plain = ["/status", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json", "/", "/docs"]
 
 
@@ -136,10 +137,11 @@ def test_every_answer_is_as_it_is_described_and_every_described_answer_is_given(
             assert answer.headers["Content-Type"].startswith(kind)
     for path in _plain:
         ask("GET", path, 200)
-    for path in [*_lists, *_entities, "/problems/{name}"]:
+    for path in [*_lists, *_entities, *_named]:
         if "{" in path:
             ask("GET", path, 404)
-    ask("GET", "/problems/{name}", 200)
+    for path in _named:
+        ask("GET", path, 200)
     ask("GET", "/vehicles/{id}/timestamp/", 400)
     # Only 503 is left out: the servers' absence is another module's matter.
     assert {promise for promise in description.promised() - description.seen if promise[2] != "503"} == set()

@@ -285,6 +285,44 @@ TEST_CASE("a burst of equal questions about a moment makes one query, and the an
     CHECK(f.cache.counters().entries == 1);
 }
 
+TEST_CASE("an answer that was kept before a swap of generations is not given after it") {
+    Tables tables;
+    tables.make_generation("vehicles", "vehicles_2", 2, "candidate");
+    for (const std::string schema : {"vehicles", "vehicles_2"}) {
+        tables.execute(
+            "set local search_path to " + schema +
+            "; insert into vehicles (id, make, model, registered_at, registered_offset, applied_at) values (3, 'VW', "
+            "'" +
+            (schema == "vehicles" ? "GULF" : "GOLF") +
+            "', '2022-01-01Z', 0, now()); insert into history (vehicle_id, kind, occurred_at, \"offset\", partition, "
+            "make, model, recorded_at) select id, 'registered', registered_at, 0, 0, make, model, now() from vehicles;"
+            "insert into history (vehicle_id, kind, occurred_at, \"offset\", partition, state, recorded_at)"
+            " values (3, 'state_changed', '2022-09-11T09:11:45Z', 1, 0, 'quoted', now());"
+            "update offsets set next_offset = 2");
+    }
+    Served f(tables.dsn());
+    REQUIRE(eventually([&] { return f.watch.as_of(1).has_value(); }));
+    const std::string target = "/vehicles/3/timestamp/2022-10-01T00:00:00Z";
+    const auto answer = [](const std::string& cached, const std::string& model) {
+        return R"({"fromCache":)" + cached + R"(,"data":{"vehicle":{"id":3,"make":"VW","model":")" + model +
+               R"(","state":"quoted"}}})";
+    };
+    CHECK(f.get(target)->body == answer("false", "GULF"));
+    CHECK(f.get(target)->body == answer("true", "GULF"));
+
+    const auto swap = [&](const std::string& old_one, int next) {
+        tables.execute("alter schema vehicles rename to " + old_one + "; alter schema vehicles_" +
+                       std::to_string(next) + " rename to vehicles; select pg_notify('tidemark_progress', 'vehicles')");
+        REQUIRE(eventually([&] { return f.watch.progress(1)->generation == next; }));
+    };
+    swap("vehicles_1", 2);
+    const std::string seen_before = "?at_least=vehicles-0a1b2c3d-0-1";
+    CHECK(f.get(target + seen_before)->body == answer("false", "GOLF"));
+    CHECK(f.get(target)->body == answer("true", "GOLF"));
+    swap("vehicles_2", 1);
+    CHECK(f.get(target)->body.find("GULF") != std::string::npos);
+}
+
 TEST_CASE("a kept answer does not serve a read that wants more than it holds") {
     const Tables tables;
     Served f(tables.dsn());

@@ -235,7 +235,8 @@ TEST_CASE("every violation of a read is named at once") {
     CHECK(pointers(*f.get("/vehicles/abc/timestamp/?at=1")) == "?at /id /timestamp");
     CHECK(pointers(*f.get("/counters/%ff/windows?cursor=w6162")) == "/key ?cursor");
     CHECK(pointers(*f.get("/counters/" + std::string(257, 'a'))) == "/key");
-    for (const auto* path : {"/status", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics"})
+    for (const auto* path :
+         {"/status", "/generations/counters", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics"})
         CHECK(pointers(*f.get(std::string(path) + "?x=1")) == "?x");
     CHECK(f.get("/counters/a", {{"Accept", "text/csv"}})->status == 406);
     CHECK(f.get("/counters", {{"Accept", "text/html"}})->status == 406);

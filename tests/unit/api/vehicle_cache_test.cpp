@@ -16,15 +16,21 @@ namespace {
 struct Fixture {
     explicit Fixture(VehicleCache::Limits limits = {}) : cache(limits) {}
 
-    void put(std::int64_t vehicle, std::chrono::microseconds age = 0s, std::string body = "body") {
+    void put(std::int64_t vehicle, std::chrono::microseconds age = 0s, std::string body = "body",
+             std::int32_t generation = 1) {
         auto entry = std::make_shared<VehicleCache::Entry>();
         entry->body = std::move(body);
         entry->as_of = clock.now() - age;
-        cache.put(key(vehicle), std::move(entry), clock.now(), clock.steady());
+        cache.put(key(vehicle, generation), std::move(entry), clock.now(), clock.steady());
     }
-    VehicleCache::Shared find(std::int64_t vehicle) { return cache.find(key(vehicle), clock.steady()); }
-    static VehicleCache::Key key(std::int64_t vehicle) {
-        return {vehicle, *schemas::parse_instant("2022-09-12T10:00:00Z")};
+    VehicleCache::Shared find(std::int64_t vehicle, std::int32_t generation = 1) {
+        return cache.find(key(vehicle, generation), clock.steady());
+    }
+    VehicleCache::Joined join(std::int64_t vehicle, std::int32_t generation = 1) {
+        return cache.find_or_join(key(vehicle, generation), std::make_shared<Read>(), clock.steady());
+    }
+    static VehicleCache::Key key(std::int64_t vehicle, std::int32_t generation = 1) {
+        return {vehicle, *schemas::parse_instant("2022-09-12T10:00:00Z"), generation};
     }
 
     tests::FakeClock clock;
@@ -69,7 +75,7 @@ TEST_CASE("the vehicle and the instant are the key") {
     auto other = Fixture::key(3);
     other.at += 1us;
     CHECK_FALSE(f.cache.find(other, f.clock.steady()));
-    other = {3, *schemas::parse_instant("2022-09-12 12:00:00+02")};
+    other = {3, *schemas::parse_instant("2022-09-12 12:00:00+02"), 1};
     CHECK(f.cache.find(other, f.clock.steady()));
 }
 
@@ -109,15 +115,14 @@ TEST_CASE("newer data replace older, older data do not replace newer") {
 
 TEST_CASE("misses at the same time make one query, and its answer reaches all of them") {
     Fixture f;
-    const auto join = [&] { return f.cache.find_or_join(Fixture::key(1), std::make_shared<Read>(), f.clock.steady()); };
-    CHECK(join().leads);
-    CHECK_FALSE(join().leads);
-    CHECK_FALSE(join().leads);
-    CHECK(f.cache.find_or_join(Fixture::key(2), std::make_shared<Read>(), f.clock.steady()).leads);
+    CHECK(f.join(1).leads);
+    CHECK_FALSE(f.join(1).leads);
+    CHECK_FALSE(f.join(1).leads);
+    CHECK(f.join(2).leads);
     f.put(1);
     CHECK(f.cache.land(Fixture::key(1)).size() == 3);
     CHECK(f.cache.land(Fixture::key(1)).empty());
-    const auto hit = join();
+    const auto hit = f.join(1);
     CHECK(hit.entry);
     CHECK_FALSE(hit.leads);
     CHECK(f.cache.counters().hits == 1);
@@ -125,9 +130,28 @@ TEST_CASE("misses at the same time make one query, and its answer reaches all of
     CHECK(f.cache.counters().joins == 2);
 }
 
+TEST_CASE("what was read from one generation is not given to those who ask for another, however fresh it is") {
+    Fixture f;
+    f.put(1, 2s, "wrong", 1);
+    CHECK_FALSE(f.find(1, 2));
+    CHECK(f.join(1, 2).leads);
+    f.put(1, 3s, "corrected", 2);
+    CHECK(f.find(1, 2)->body == "corrected");
+    f.put(1, 0s, "wrong", 1);  // of a query that began before the swap
+    CHECK(f.find(1, 2)->body == "corrected");
+}
+
+TEST_CASE("those who ask for another generation do not wait for a query that began before the swap") {
+    Fixture f;
+    CHECK(f.join(1, 1).leads);
+    CHECK(f.join(1, 2).leads);
+    CHECK(f.cache.land(Fixture::key(1, 1)).size() == 1);
+    CHECK(f.cache.land(Fixture::key(1, 2)).size() == 1);
+}
+
 TEST_CASE("after a query that gave nothing to keep, the next miss makes its own") {
     Fixture f;
-    CHECK(f.cache.find_or_join(Fixture::key(1), std::make_shared<Read>(), f.clock.steady()).leads);
+    CHECK(f.join(1).leads);
     CHECK(f.cache.land(Fixture::key(1)).size() == 1);
-    CHECK(f.cache.find_or_join(Fixture::key(1), std::make_shared<Read>(), f.clock.steady()).leads);
+    CHECK(f.join(1).leads);
 }
