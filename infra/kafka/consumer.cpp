@@ -233,10 +233,15 @@ struct Consumer::State {
             position->next = message.offset;
             return std::optional<Polled>(std::in_place, EndOfPartition{message.partition, message.offset});
         }
+        // Before anything else: an error of the whole client bears the number of a partition, too, namely 0.
+        if (code == RD_KAFKA_RESP_ERR__FATAL) {
+            ++counters.errors;
+            fail_fatally("consumer of topic " + options.topic, client.get());
+        }
+        const bool of_partition = message.rkt != nullptr && message.partition >= 0;
         // Of an assignment that is over.
-        if (message.partition >= 0 && (unanswered || !is_assigned(message.partition))) return std::nullopt;
+        if (of_partition && (unanswered || !is_assigned(message.partition))) return std::nullopt;
         ++counters.errors;
-        if (code == RD_KAFKA_RESP_ERR__FATAL) fail_fatally("consumer of topic " + options.topic, client.get());
         const bool topic_vanished = code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART && !assigned_starts().empty();
         if (!topic_vanished && is_retryable(code)) {
             say(code, rd_kafka_message_errstr(&message));
@@ -244,7 +249,7 @@ struct Consumer::State {
         }
         // The client goes on behind what it could not read, so going on would be to skip records.
         std::string what = "topic " + options.topic;
-        if (message.partition >= 0) {
+        if (of_partition) {
             const auto at = message.offset >= 0 ? message.offset : next_of(message.partition);
             what += ", partition " + std::to_string(message.partition) + ", offset " + std::to_string(at);
         }

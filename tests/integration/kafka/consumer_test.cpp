@@ -182,6 +182,34 @@ TEST_CASE("a member whose instance id another one took is told that it is over")
     CHECK(std::string(thrown->what()).find("group.instance.id") != std::string::npos);
 }
 
+TEST_CASE("a member whose instance id another one took is told so whatever partitions it has") {
+    // The client gives such an error the number of a partition, 0, whether the member has that one or not.
+    Bench bench(2);
+    Member one(bench.join("slot-0"));
+    Member two(bench.join("slot-1"));
+    REQUIRE(eventually([&] {
+        one.step();
+        two.step();
+        return one.owned.size() == 1 && two.owned.size() == 1;
+    }));
+    const bool one_has_it = one.owned.contains(0);
+    Member& other = one_has_it ? two : one;
+    Member& stays = one_has_it ? one : two;
+    Member twin(bench.join(one_has_it ? "slot-1" : "slot-0"));
+    std::optional<Error> thrown;
+    REQUIRE(eventually([&] {
+        twin.step();
+        stays.step();
+        try {
+            other.step();
+        } catch (const Error& error) {
+            thrown = error;
+        }
+        return thrown.has_value();
+    }));
+    CHECK(thrown->is_fatal());
+}
+
 TEST_CASE("a foreign transaction, open or aborted, hides no record, and the end of the partition includes its marker") {
     Bench bench(1);
     ForeignProducer foreign(test_brokers(), {{"transactional.id", unique_name("tx")}});
