@@ -118,8 +118,9 @@ std::vector<std::shared_ptr<StreamProcessor>> Lanes::processors() const {
     std::vector<std::shared_ptr<StreamProcessor>> all;
     const std::lock_guard lock(mutex_);
     all.reserve(lanes_.size());
-    for (const auto& [key, mine] : lanes_)
-        all.emplace_back(mine.lane, &mine.lane->processor());
+    for (const auto& [key, mine] : lanes_) {
+        if (!mine.lane->ended()) all.emplace_back(mine.lane, &mine.lane->processor());
+    }
     return all;
 }
 

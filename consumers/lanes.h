@@ -72,7 +72,7 @@ public:
     /// Stops all at once and joins them. They stay, and their readers are not closed: see kafka::Consumer.
     void stop();
 
-    /// Any thread.
+    /// Any thread: those that fold.
     [[nodiscard]] std::vector<std::shared_ptr<StreamProcessor>> processors() const;
     /// Gives up, with the process, when a processor does not go round any more: its partitions are better off
     /// elsewhere. To be called every `step`, which is what is counted: a whole process that was stopped and continued

@@ -402,6 +402,7 @@ int main(int argc, char** argv) {
     settings.command(
         "promote", "Make the candidate the generation that is read", operate(promote), [&](base::Settings& command) {
             stream(command);
+            generation(command, false);
             timeout(command);
             command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ; more are refused.");
             command.flag("accept-diff", options.accept_diff, "Do not compare.");

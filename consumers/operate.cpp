@@ -51,10 +51,13 @@ struct Line {
     std::string folders;
 };
 
-std::vector<Line> gather(pg::Connection& connection, const Projection& projection) {
+// As long as no swap comes in between; nullopt otherwise.
+std::optional<std::vector<Line>> try_gather(pg::Connection& connection, const Projection& projection) {
     std::vector<Line> lines;
     std::int64_t live = 0;
-    for (auto& generation : find_generations(connection, projection)) {
+    auto generations = find_generations(connection, projection);
+    const auto swaps = generations.empty() ? 0 : generations.front().swaps;
+    for (auto& generation : generations) {
         Line line;
         const auto progress = find_progress(connection, generation.schema);
         line.records = std::accumulate(progress.begin(), progress.end(), std::int64_t{0});
@@ -71,7 +74,24 @@ std::vector<Line> gather(pg::Connection& connection, const Projection& projectio
     }
     for (auto& line : lines)
         line.behind = std::max<std::int64_t>(0, live - line.records);
+    for (const auto& now : find_generations(connection, projection)) {
+        if (now.swaps != swaps) return std::nullopt;
+    }
     return lines;
+}
+
+std::vector<Line> gather(pg::Connection& connection, const Projection& projection) {
+    constexpr int kTries = 10;
+    for (int n = 1;; ++n) {
+        try {
+            if (auto lines = try_gather(connection, projection)) return *std::move(lines);
+        } catch (const pg::Error& error) {
+            // A schema that was renamed or dropped since its name was read.
+            const bool renamed = error.failure() == pg::Failure::schema_changed || error.sqlstate() == "3F000";
+            if (!renamed || n >= kTries) throw;
+        }
+        if (n >= kTries) throw std::runtime_error("generations change places all the time: try again");
+    }
 }
 
 void write_table(const std::vector<Line>& lines, std::ostream& out) {
@@ -140,33 +160,6 @@ DiffOptions diff_options(const OperateOptions& options) {
 // A consumer that has just taken a generation up tells so within seconds.
 std::chrono::milliseconds patience(const OperateOptions& options) {
     return std::min<std::chrono::milliseconds>(options.timeout, std::chrono::seconds(10));
-}
-
-// The live generation and the one to compare it with: the given one, or a candidate, or what was live before.
-Pair choose_pair(pg::Connection& connection, const Projection& projection, std::int64_t wanted) {
-    auto all = find_generations(connection, projection);
-    const std::string stream(projection.stream().name);
-    std::optional<Generation> live;
-    std::optional<Generation> other;
-    for (auto& one : all) {
-        if (one.role == Role::live) {
-            live = std::move(one);
-        } else if (wanted != 0 ? one.target.generation == wanted
-                               : !other || one.role == Role::candidate || other->role == Role::retired) {
-            other = std::move(one);
-        }
-    }
-    if (!live) throw Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
-    if (!other) {
-        throw Refused("there is no such generation of " + stream +
-                      " beside the live one: see `tidemark-consumer generations " + stream +
-                      "`, or make one with `tidemark-consumer replay " + stream + "`");
-    }
-    if (other->role == Role::building) {
-        throw Refused("generation " + std::to_string(other->target.generation) + " of " + stream +
-                      " has not caught up yet: let its replay finish, or run it again");
-    }
-    return {std::move(*live), std::move(*other)};
 }
 
 void write_swap(const OperateOptions& options, const Pair& pair, const std::vector<std::int64_t>& vector,
@@ -253,7 +246,7 @@ int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& p
 int show_diff(const OperateOptions& options, std::ostream& out) {
     const auto& projection = projection_of(options.stream);
     auto connection = connect(options.owner_dsn);
-    const auto pair = choose_pair(connection, projection, options.generation);
+    const auto pair = choose_pair(connection, projection, Choice::candidate_or_retired, options.generation);
     const auto diff = compare(diff_options(options), pair.live, pair.next);
     write_diff(diff, format_of(options.format), out);
     return diff.differing() <= options.max_diff ? base::kDone : base::kFailed;
@@ -262,7 +255,8 @@ int show_diff(const OperateOptions& options, std::ostream& out) {
 int promote(const OperateOptions& options, std::ostream& out) {
     const auto& projection = projection_of(options.stream);
     auto connection = connect(options.owner_dsn);
-    const auto pair = find_candidate(connection, projection, patience(options));
+    const auto pair = choose_pair(connection, projection, Choice::candidate, options.generation);
+    check_is_folded(connection, pair.next, patience(options));
     if (!options.accept_diff) {
         const auto diff = compare(diff_options(options), pair.live, pair.next);
         if (const auto rows = diff.differing(); rows > options.max_diff) {
@@ -285,7 +279,8 @@ int promote(const OperateOptions& options, std::ostream& out) {
 int roll_back(const OperateOptions& options, std::ostream& out) {
     const auto& projection = projection_of(options.stream);
     auto connection = connect(options.owner_dsn);
-    const auto pair = find_previous(connection, projection, patience(options));
+    const auto pair = choose_pair(connection, projection, Choice::retired, 0);
+    check_is_folded(connection, pair.next, patience(options));
     const auto vector = swap_generations({.owner_dsn = options.owner_dsn,
                                           .leaving = Role::candidate,
                                           .timeout = options.timeout,

@@ -3,6 +3,7 @@
 #include "infra/base/log.h"
 #include "infra/base/version.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -19,6 +20,9 @@ on conflict (instance, stream, generation) do update set
 
 constexpr pg::Statement kForget{"consumers_forget", R"(
 delete from tidemark.consumers where instance = $1 or heartbeat_at < now() - interval '1 hour')"};
+
+constexpr pg::Statement kForgetOne{"consumers_forget_one", R"(
+delete from tidemark.consumers where instance = $1 and stream = $2 and generation = $3)"};
 
 // Longest wait for a reader's wish: bounds how late a heartbeat or a stop is noticed, not the wish itself.
 constexpr std::chrono::milliseconds kListen{200};
@@ -71,7 +75,12 @@ void Presence::beat(pg::Connection& connection, const StreamProcessor& processor
 
 void Presence::serve(pg::Connection& connection) {
     auto next_beat = clock_.steady();
-    std::map<const StreamProcessor*, StreamProcessor::Status> told;
+    struct Told {
+        std::string stream;
+        std::int64_t generation = 0;
+        StreamProcessor::Status status;
+    };
+    std::map<const StreamProcessor*, Told> told;
     while (!stop_.requested()) {
         const bool time_to_beat = clock_.steady() >= next_beat;
         if (time_to_beat) next_beat = clock_.steady() + options_.heartbeat;
@@ -79,10 +88,26 @@ void Presence::serve(pg::Connection& connection) {
         for (const auto& processor : processors) {
             auto status = processor->status();
             auto& last = told[processor.get()];
+            last.stream = processor->target().projection->stream().name;
+            last.generation = processor->target().generation;
             // What has changed is told at once: `status` right after a rebalance must not name the owner of before.
-            if (!time_to_beat && status.partitions == last.partitions && status.phase == last.phase) continue;
+            if (!time_to_beat && status.partitions == last.status.partitions && status.phase == last.status.phase)
+                continue;
             beat(connection, *processor, status);
-            last = std::move(status);
+            last.status = std::move(status);
+        }
+        // One that folds no longer must not be counted upon.
+        for (auto entry = told.begin(); entry != told.end();) {
+            const bool still = std::any_of(processors.begin(), processors.end(),
+                                           [&](const auto& processor) { return processor.get() == entry->first; });
+            if (still) {
+                ++entry;
+                continue;
+            }
+            pg::Params params;
+            params.add(options_.instance).add(entry->second.stream).add(entry->second.generation);
+            connection.run(kForgetOne, params);
+            entry = told.erase(entry);
         }
         for (const auto& notification : connection.notifications(kListen)) {
             for (const auto& processor : processors) {

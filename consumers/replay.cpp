@@ -35,6 +35,9 @@ update tidemark.generations set status = 'candidate' where stream = $1 and gener
 constexpr milliseconds kFirstLook{20};
 constexpr milliseconds kLongestLook{250};
 
+// After this long without a word the server gives somebody else the turn.
+constexpr std::chrono::seconds kTurnKept{30};
+
 // Over which the rate is taken.
 constexpr std::chrono::seconds kRateSpan{5};
 
@@ -50,24 +53,37 @@ pg::SessionOptions session() {
     return options;
 }
 
-// The turn at replaying a stream, kept by a session that has nothing else to do.
+// The turn at replaying a stream, kept by a session that has nothing else to do. The server ends that session when it
+// has not been heard of for a while: the turn of a machine that is gone must not be kept for ever.
 class Turn {
 public:
-    Turn(std::string dsn, std::string stream) : dsn_(std::move(dsn)), stream_(std::move(stream)) { take(); }
+    Turn(std::string dsn, std::string stream) : dsn_(std::move(dsn)), stream_(std::move(stream)) {
+        take(milliseconds(0));
+    }
 
-    /// The session; when it was lost, a new one that has the turn again.
+    /// The session, to be used often; when it was lost, a new one that has the turn again.
     pg::Connection& connection() {
-        if (connection_->is_broken()) take();
+        // Of a session that was cut off the server may not know yet that it is over.
+        if (!connection_ || connection_->is_broken()) take(kTurnKept + std::chrono::seconds(5));
         return *connection_;
     }
 
 private:
-    void take() {
+    void take(milliseconds patience) {
+        connection_.reset();
         connection_.emplace(dsn_, session());
+        connection_->run_script("set idle_session_timeout = '" + std::to_string(kTurnKept.count()) + "s'");
         pg::Params params;
         params.add(stream_);
-        if (connection_->run(kTakeTurn, params).boolean(0, 0)) return;
-        throw Refused("another replay of " + stream_ + " is running: let it finish, or stop it first");
+        const auto until = std::chrono::steady_clock::now() + patience;
+        base::Backoff pause(milliseconds(100), milliseconds(1'000), 1);
+        while (!connection_->run(kTakeTurn, params).boolean(0, 0)) {
+            if (std::chrono::steady_clock::now() >= until) {
+                connection_.reset();
+                throw Refused("another replay of " + stream_ + " is running: let it finish, or stop it first");
+            }
+            std::this_thread::sleep_for(pause.next());
+        }
     }
 
     std::string dsn_;

@@ -50,21 +50,28 @@ Standstill::Standstill(const Options& options, const Generation& live, const Gen
     watcher_.listen("tidemark_progress");
     const auto until = Clock::now() + options.timeout;
     base::Backoff backoff(kFirstPause, kLongestPause, 1);
+    const auto stream = live.target.projection->stream().name;
+    const auto names = "generation " + std::to_string(follower.target.generation) + " of " + std::string(stream);
     while (true) {
+        std::string hindrance;
         try {
             if (try_once(options, live, follower)) return;
+            const auto missing = std::accumulate(missing_.begin(), missing_.end(), std::int64_t{0});
+            hindrance = std::to_string(missing) +
+                        " records were missing at the last look. Is a consumer of fingerprint " + follower.fingerprint +
+                        " running (`tidemark-consumer generations " + std::string(stream) + "`)?";
         } catch (const pg::Error& error) {
-            if (error.failure() != pg::Failure::retryable || Clock::now() >= until) throw;
+            if (error.failure() == pg::Failure::schema_changed || error.sqlstate() == "3F000")
+                throw Refused(names +
+                              " was dropped or made live meanwhile: look again with `tidemark-consumer generations`");
+            if (error.failure() != pg::Failure::retryable) throw;
+            hindrance = "the database did not let its writers be stopped: " + std::string(error.what());
         }
         transaction_.reset();
-        if (Clock::now() >= until || options.cancelled()) {
-            const auto missing = std::accumulate(missing_.begin(), missing_.end(), std::int64_t{0});
-            throw Late("generation " + std::to_string(follower.target.generation) + " did not come up to generation " +
-                       std::to_string(live.target.generation) + " within " + std::to_string(options.timeout.count()) +
-                       " ms; " + std::to_string(missing) +
-                       " records were missing at the last look. Is a consumer of fingerprint " + follower.fingerprint +
-                       " running (`tidemark-consumer generations " +
-                       std::string(live.target.projection->stream().name) + "`)?");
+        if (options.cancelled()) throw Late("given up; nothing was changed");
+        if (Clock::now() >= until) {
+            throw Late(names + " did not come up to generation " + std::to_string(live.target.generation) + " within " +
+                       std::to_string(options.timeout.count()) + " ms; " + hindrance);
         }
         const auto again = std::min(Clock::now() + backoff.next(), until);
         while (Clock::now() < again && !options.cancelled())

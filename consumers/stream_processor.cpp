@@ -328,7 +328,8 @@ void StreamProcessor::flush_batch() {
     std::vector<kafka::Start> progress;
     for (const auto& part : batch.parts)
         progress.push_back({part.partition, part.next});
-    if (!was_moved(report)) state_.flushed(report.outcome, began, now);
+    if (was_moved(report)) return;  // no fault of anybody's
+    state_.flushed(report.outcome, began, now);
     const auto took = now - began;
     switch (report.outcome) {
         case Flushed::committed: {

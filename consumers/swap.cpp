@@ -4,7 +4,7 @@
 #include "infra/base/backoff.h"
 #include "infra/base/failpoint.h"
 
-#include <algorithm>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
@@ -17,7 +17,8 @@ namespace {
 
 constexpr pg::Statement kIsFolded{"generations_is_folded", R"(
 select exists (select 1 from tidemark.consumers
-               where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'))"};
+               where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'
+                 and state in ('consuming', 'idle')))"};
 
 constexpr pg::Statement kLeave{"generations_leave", R"(
 update tidemark.generations set status = $3, schema_name = $4, retired_at = now()
@@ -33,7 +34,8 @@ update tidemark.streams set swaps = swaps + 1 where name = $1)"};
 constexpr pg::Statement kTell{"generations_tell", "select pg_notify('tidemark_progress', $1)"};
 
 constexpr pg::Statement kForget{"generations_forget", R"(
-delete from tidemark.generations where stream = $1 and generation = $2 and status <> 'live')"};
+delete from tidemark.generations
+where stream = $1 and generation = $2 and schema_name = $3 and status <> 'live')"};
 
 constexpr pg::Statement kForgetConsumers{"generations_forget_consumers", R"(
 delete from tidemark.consumers where stream = $1 and generation = $2)"};
@@ -54,6 +56,8 @@ std::string name_of(const Generation& generation) {
     return std::string(generation.target.projection->stream().name);
 }
 
+}  // namespace
+
 void check_is_folded(pg::Connection& connection, const Generation& generation, milliseconds patience) {
     pg::Params params;
     params.add(name_of(generation)).add(std::int64_t{generation.target.generation});
@@ -70,53 +74,47 @@ void check_is_folded(pg::Connection& connection, const Generation& generation, m
     }
 }
 
-Generation live_of(std::vector<Generation>& all, const Projection& projection) {
-    for (auto& one : all) {
-        if (one.role == Role::live) return std::move(one);
-    }
-    throw Refused("stream " + std::string(projection.stream().name) +
-                  " has no tables: run `tidemark-consumer migrate` first");
-}
-
-}  // namespace
-
-Pair find_candidate(pg::Connection& connection, const Projection& projection, milliseconds patience) {
-    auto all = find_generations(connection, projection);
+Pair choose_pair(pg::Connection& connection, const Projection& projection, Choice choice, std::int64_t wanted) {
     const std::string stream(projection.stream().name);
-    const auto found = std::find_if(all.begin(), all.end(), [](const Generation& one) {
-        return one.role == Role::candidate || one.role == Role::building;
-    });
-    if (found == all.end()) {
-        throw Refused("stream " + stream +
-                      " has no other generation to be made live: make one with `tidemark-consumer "
-                      "replay " +
-                      stream + "`");
-    }
-    if (found->role == Role::building) {
-        throw Refused("generation " + number_of(*found) + " of " + stream +
-                      " has not caught up yet: let `tidemark-consumer "
-                      "replay " +
-                      stream + "` finish, or run it again when it was stopped");
-    }
-    auto next = std::move(*found);
-    check_is_folded(connection, next, patience);
-    return {live_of(all, projection), std::move(next)};
-}
-
-Pair find_previous(pg::Connection& connection, const Projection& projection, milliseconds patience) {
     auto all = find_generations(connection, projection);
+    Generation* live = nullptr;
+    Generation* chosen = nullptr;
     Generation* previous = nullptr;
+    std::string candidates;
     for (auto& one : all) {
-        if (one.role == Role::retired && (previous == nullptr || one.retired_at > previous->retired_at))
-            previous = &one;
+        if (one.role == Role::live) {
+            live = &one;
+        } else if (wanted != 0) {
+            if (one.target.generation == wanted) chosen = &one;
+        } else if (one.role == Role::retired) {
+            if (previous == nullptr || one.retired_at > previous->retired_at) previous = &one;
+        } else if (choice != Choice::retired) {
+            candidates += (candidates.empty() ? "" : ", ") + number_of(one);
+            if (chosen == nullptr || chosen->role == Role::building) chosen = &one;
+        }
     }
-    if (previous == nullptr) {
-        throw Refused("stream " + std::string(projection.stream().name) +
-                      " has no generation to go back to: none was live before, or it was dropped");
+    if (live == nullptr) throw Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
+    if (candidates.find(',') != std::string::npos) {
+        throw Refused("stream " + stream + " has generations " + candidates +
+                      " that may be meant: give the number, or drop what is not wanted");
     }
-    auto next = std::move(*previous);
-    check_is_folded(connection, next, patience);
-    return {live_of(all, projection), std::move(next)};
+    if (chosen == nullptr && wanted == 0 && choice != Choice::candidate) chosen = previous;
+    if (chosen == nullptr) {
+        throw Refused(wanted != 0 ? "stream " + stream + " has no generation " + std::to_string(wanted) +
+                                        " beside the live one: see `tidemark-consumer generations " + stream + "`"
+                      : choice == Choice::retired
+                          ? "stream " + stream +
+                                " has no generation to go back to: none was live before, or it was dropped"
+                          : "stream " + stream +
+                                " has no generation beside the live one: make one with `tidemark-consumer replay " +
+                                stream + "`");
+    }
+    if (chosen->role == Role::building) {
+        throw Refused("generation " + number_of(*chosen) + " of " + stream +
+                      " has not caught up yet: let `tidemark-consumer replay " + stream +
+                      "` finish, or run it again when it was stopped");
+    }
+    return {std::move(*live), std::move(*chosen)};
 }
 
 std::vector<std::int64_t> swap_generations(const SwapOptions& options, const Pair& pair) {
@@ -152,7 +150,10 @@ std::vector<std::int64_t> swap_generations(const SwapOptions& options, const Pai
         if (error.failure() != pg::Failure::in_doubt) throw;
         pg::Connection connection(options.owner_dsn, session("tidemark-consumer swap"));
         const auto place = find_place(connection, *next.target.projection, next.target.generation);
-        if (!place || place->role != Role::live) throw;
+        if (!place || place->role != Role::live) {
+            throw std::runtime_error("the connection broke before anything was changed; try again (" +
+                                     std::string(error.what()) + ")");
+        }
     }
     return standstill.vector();
 }
@@ -174,19 +175,22 @@ void drop_generation(const std::string& owner_dsn, const Projection& projection,
         }
         try {
             auto tx = connection.begin();
-            pg::Params params;
-            params.add(stream).add(std::int64_t{generation});
-            if (tx.run(kForget, params).affected() == 0) continue;  // made live or dropped meanwhile: look again
-            tx.run(kForgetConsumers, params);
+            // First what every flush and every swap begins with: none is under way after it, so none waits for us while
+            // we wait for it.
             const auto schema = pg::quote_identifier(place->schema);
-            // First what every flush begins with: none is under way after it, so none waits for us while we wait for
-            // it.
             tx.run_script("lock table " + schema + ".offsets in access exclusive mode");
+            pg::Params params;
+            params.add(stream).add(std::int64_t{generation}).add(place->schema);
+            if (tx.run(kForget, params).affected() == 0) continue;  // it has become another one's: look again
+            pg::Params number;
+            number.add(stream).add(std::int64_t{generation});
+            tx.run(kForgetConsumers, number);
             tx.run_script("drop schema " + schema + " cascade");
             tx.commit();
             return;
         } catch (const pg::Error& error) {
-            if (error.failure() != pg::Failure::retryable || Clock::now() >= until) throw;
+            const bool renamed = error.failure() == pg::Failure::schema_changed || error.sqlstate() == "3F000";
+            if ((error.failure() != pg::Failure::retryable && !renamed) || Clock::now() >= until) throw;
         }
         std::this_thread::sleep_for(backoff.next());
     }

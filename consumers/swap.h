@@ -15,11 +15,17 @@ struct Pair {
     Generation live;
     Generation next;
 };
-/// The candidate of a stream. Throws Refused when there is none, when it is still being built, or when no consumer
-/// tells, within `patience`, that it folds it.
-Pair find_candidate(pg::Connection& connection, const Projection& projection, std::chrono::milliseconds patience);
-/// The generation that was live before. Throws Refused when there is none, or likewise when nobody folds it.
-Pair find_previous(pg::Connection& connection, const Projection& projection, std::chrono::milliseconds patience);
+/// Which generation stands beside the live one, when no number was given.
+enum class Choice : std::uint8_t {
+    candidate,             ///< the only candidate
+    candidate_or_retired,  ///< it, or what was live before when there is none
+    retired,               ///< what was live before
+};
+/// The live generation and the one chosen, or that of number `wanted` unless that is 0. Throws Refused when there is
+/// none, when several candidates leave open which, or when it is still being built.
+Pair choose_pair(pg::Connection& connection, const Projection& projection, Choice choice, std::int64_t wanted);
+/// Throws Refused when no consumer tells, within `patience`, that it folds the generation.
+void check_is_folded(pg::Connection& connection, const Generation& generation, std::chrono::milliseconds patience);
 
 struct SwapOptions {
     std::string owner_dsn;

@@ -8,7 +8,11 @@ create table if not exists tidemark.streams (
     topic      text not null,
     partitions integer not null check (partitions > 0),
     log_uuid   text not null,
-    log_hash   text not null
+    log_hash   text not null,
+    -- the highest number ever given to one of its generations: numbers are not used again
+    last_generation integer not null default 1,
+    -- how often another generation has become the live one
+    swaps           bigint not null default 0
 );
 
 -- A generation is one set of tables folded from the log's start. Exactly one of a stream is read, the live one; it stands in the
@@ -20,50 +24,62 @@ create table if not exists tidemark.generations (
     generation  integer not null,
     schema_name text not null unique,
     fingerprint text not null,
-    status      text not null,
+    status      text not null check (status in ('building', 'candidate', 'live', 'retired')),
     created_at  timestamptz not null default now(),
+    retired_at  timestamptz,
     primary key (stream, generation)
 );
-alter table tidemark.generations add column if not exists retired_at timestamptz;
-alter table tidemark.generations drop constraint if exists generations_status_check;
-alter table tidemark.generations add constraint generations_status_check
-    check (status in ('building', 'candidate', 'live', 'retired'));
 create unique index if not exists generations_one_live on tidemark.generations (stream) where status = 'live';
-
--- The highest number ever given to a generation of a stream: numbers are not used again. And how often another generation has
--- become the live one.
-alter table tidemark.streams add column if not exists last_generation integer not null default 1;
-alter table tidemark.streams add column if not exists swaps bigint not null default 0;
 
 -- Who folds which generation, said by the consumers themselves every few seconds.
 create table if not exists tidemark.consumers (
     instance     text not null,
     stream       text not null,
+    generation   integer not null default 1,
     fingerprint  text not null,
     version      text not null,
     partitions   integer[] not null,
     state        text not null,
     started_at   timestamptz not null,
-    heartbeat_at timestamptz not null
+    heartbeat_at timestamptz not null,
+    primary key (instance, stream, generation)
 );
-alter table tidemark.consumers add column if not exists generation integer not null default 1;
-alter table tidemark.consumers drop constraint if exists consumers_pkey;
-create unique index if not exists consumers_by_generation on tidemark.consumers (instance, stream, generation);
 
-create or replace view tidemark.api_streams as
-select s.name, s.topic, s.partitions, s.log_hash, g.generation, g.fingerprint
-from tidemark.streams s
-left join tidemark.generations g on g.stream = s.name and g.status = 'live';
+-- What an older version has made gets what it lacks. Nothing is altered, and so nobody kept waiting, once it is there.
+do $$ begin
+    if not exists (select 1 from information_schema.columns
+                   where table_schema = 'tidemark' and table_name = 'streams' and column_name = 'swaps') then
+        alter table tidemark.streams add column last_generation integer not null default 1;
+        alter table tidemark.streams add column swaps bigint not null default 0;
+        alter table tidemark.generations add column retired_at timestamptz;
+        alter table tidemark.generations drop constraint generations_status_check;
+        alter table tidemark.generations add constraint generations_status_check
+            check (status in ('building', 'candidate', 'live', 'retired'));
+        alter table tidemark.consumers add column generation integer not null default 1;
+        alter table tidemark.consumers drop constraint consumers_pkey;
+        alter table tidemark.consumers add primary key (instance, stream, generation);
+    end if;
+end $$;
 
-create or replace view tidemark.api_consumers as
-select c.instance, c.stream, c.fingerprint, c.version, c.partitions, c.state,
-       (extract(epoch from c.heartbeat_at) * 1000000)::bigint as heartbeat_us,
-       c.generation
-from tidemark.consumers c
-where c.heartbeat_at > now() - interval '1 minute';
+-- To replace a view is to wait for whoever reads it, so they are made once; with the last one all are there.
+do $$ begin
+    if to_regclass('tidemark.api_generations') is not null then return; end if;
 
-create or replace view tidemark.api_generations as
-select g.stream, g.generation, g.schema_name, g.fingerprint, g.status,
-       (extract(epoch from g.created_at) * 1000000)::bigint as created_us,
-       (extract(epoch from g.retired_at) * 1000000)::bigint as retired_us
-from tidemark.generations g;
+    create or replace view tidemark.api_streams as
+    select s.name, s.topic, s.partitions, s.log_hash, g.generation, g.fingerprint
+    from tidemark.streams s
+    left join tidemark.generations g on g.stream = s.name and g.status = 'live';
+
+    create or replace view tidemark.api_consumers as
+    select c.instance, c.stream, c.fingerprint, c.version, c.partitions, c.state,
+           (extract(epoch from c.heartbeat_at) * 1000000)::bigint as heartbeat_us,
+           c.generation
+    from tidemark.consumers c
+    where c.heartbeat_at > now() - interval '1 minute';
+
+    create or replace view tidemark.api_generations as
+    select g.stream, g.generation, g.schema_name, g.fingerprint, g.status,
+           (extract(epoch from g.created_at) * 1000000)::bigint as created_us,
+           (extract(epoch from g.retired_at) * 1000000)::bigint as retired_us
+    from tidemark.generations g;
+end $$;

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
@@ -383,3 +384,126 @@ def test_a_promotion_that_is_killed_has_not_happened(own: Tidemark) -> None:
     command(own, "promote", "counters")
     assert roles(own) == {1: "retired", 2: "live"}
     own.assert_equals_log("counters")
+
+
+def test_with_two_candidates_the_number_has_to_be_given(own: Tidemark) -> None:
+    own.start_consumer()
+    fill(own, 300)
+    own.settle("counters")
+    for verb in ("replay", "promote", "replay", "rollback"):
+        command(own, verb, "counters")
+    assert roles(own) == {1: "live", 2: "candidate", 3: "candidate"}
+    for verb in ("diff", "promote"):
+        assert "generations 2, 3 that may be meant" in command(own, verb, "counters", code=3)
+    assert json.loads(command(own, "diff", "counters", "3", "--json"))["other"] == 3
+    assert json.loads(command(own, "promote", "counters", "3", "--json"))["live"] == 3
+    assert roles(own) == {1: "retired", 2: "candidate", 3: "live"}
+
+
+def test_generations_can_be_listed_while_they_are_swapped(own: Tidemark) -> None:
+    own.start_consumer()
+    api = own.start_api()
+    fill(own, 300)
+    own.settle("counters")
+    command(own, "replay", "counters")
+    ended = threading.Event()
+    looks: dict[str, int] = {}
+    wrong: list[str] = []
+
+    def look(name: str, ask: Callable[[], str]) -> None:
+        while not ended.is_set():
+            looks[name] = looks.get(name, 0) + 1
+            if complaint := ask():
+                wrong.append(f"{name}: {complaint}")
+
+    def run(*arguments: str) -> str:
+        done = own.run("consumer", *arguments)
+        return done.stderr or ("" if done.stdout else "nothing")
+
+    def get() -> str:
+        answer = api.get("/generations/counters")
+        return "" if answer.status_code == 200 else answer.text
+
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        waiting = [
+            threads.submit(look, "generations", lambda: run("generations", "counters", "--json")),
+            threads.submit(look, "status", lambda: run("status", "--json")),
+            threads.submit(look, "GET", get),
+        ]
+        try:
+            for number in range(10):
+                verb = "rollback" if number % 2 else "promote"
+                command(own, verb, "counters", *(["--accept-diff"] if verb == "promote" else []))
+        finally:
+            ended.set()
+        for one in waiting:
+            one.result(60)
+    print(looks)
+    assert not wrong, wrong[:3]
+    assert len(looks) == 3
+
+
+def test_a_lane_that_failed_is_not_told_to_fold(own: Tidemark) -> None:
+    consumer = own.start_consumer()
+    fill(own, 300)
+    own.settle("counters")
+    command(own, "replay", "counters")
+    wait_for(lambda: generations(own)[2]["foldedBy"] != [], "the candidate to be folded", 20)
+    own.query("revoke all on counters_2.totals from tidemark_consumer")
+    own.log.put_all("tidemark.counters", [increment("k1", 1)])
+    wait_for(lambda: bool(consumer.events("processor_failed")), "the lane to fail", 20)
+    wait_for(lambda: generations(own)[2]["foldedBy"] == [], "nobody to be told as folding it", 10)
+    refused = command(own, "promote", "counters", "--accept-diff", "--timeout", "1s", code=3)
+    assert "nobody would go on folding" in refused
+    # The live tables are folded on, and the lane is taken up again.
+    own.settle("counters")
+    own.query("grant select, insert, update, delete on counters_2.totals to tidemark_consumer")
+    wait_for(lambda: generations(own)[2]["foldedBy"] != [], "the lane to be back", 30)
+    command(own, "promote", "counters")
+    own.assert_equals_log("counters")
+
+
+def test_a_dropped_generation_is_in_no_list_any_more(own: Tidemark) -> None:
+    consumer = own.start_consumer()
+    fill(own, 300)
+    own.settle("counters")
+    command(own, "replay", "counters")
+    wait_for(lambda: generations(own)[2]["foldedBy"] != [], "the candidate to be folded", 20)
+    command(own, "drop", "counters", "2")
+    wait_for(lambda: bool(consumer.events("lane_ended")), "the lane to end", 20)
+    wait_for(
+        lambda: not own.query("select 1 from tidemark.consumers where generation = 2"), "its heartbeat to be gone", 10
+    )
+
+
+def test_migrate_waits_for_nobody_who_reads_the_registry(own: Tidemark) -> None:
+    own.start_consumer()
+    api = own.start_api()
+    backup = psycopg2.connect(own.dsn)
+    try:
+        with backup.cursor() as cursor:
+            cursor.execute("select count(*) from tidemark.api_generations, tidemark.api_consumers, tidemark.api_streams")
+            command(own, "migrate")
+            assert api.get("/generations/counters").status_code == 200
+    finally:
+        backup.close()
+
+
+def test_a_registry_of_an_older_version_gets_what_it_lacks(own: Tidemark) -> None:
+    own.query(
+        "drop view tidemark.api_generations, tidemark.api_consumers, tidemark.api_streams;"
+        "alter table tidemark.streams drop column swaps, drop column last_generation;"
+        "alter table tidemark.generations drop column retired_at, drop constraint generations_status_check;"
+        "alter table tidemark.generations add constraint generations_status_check"
+        " check (status in ('live', 'candidate', 'retired'));"
+        "alter table tidemark.consumers drop constraint consumers_pkey, drop column generation;"
+        "alter table tidemark.consumers add primary key (instance, stream)"
+    )
+    command(own, "migrate")
+    command(own, "migrate")
+    own.start_consumer()
+    fill(own, 300)
+    own.settle("counters")
+    for verb in ("replay", "diff", "promote"):
+        command(own, verb, "counters")
+    assert roles(own) == {1: "retired", 2: "live"}
