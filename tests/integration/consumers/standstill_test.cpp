@@ -194,7 +194,7 @@ TEST_CASE("a standstill that nobody's follower comes up for says so in time, and
     enough = true;
     thread.join();
     CAPTURE(why);
-    CHECK(why.find("generation 2 did not come up to generation 1") != std::string::npos);
+    CHECK(why.find("generation 2 of counters did not come up to generation 1") != std::string::npos);
     CHECK(why.find("records were missing") != std::string::npos);
     CHECK(why.find(" 0 records") == std::string::npos);
     CHECK(why.find("Is a consumer of fingerprint") != std::string::npos);

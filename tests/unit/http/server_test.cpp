@@ -368,8 +368,10 @@ TEST_CASE("replies race the handler's deadline, and each request has one answer"
         self.router.add({.method = Method::post, .path = "/race", .handler = [&self](const Request&, Reply reply) {
                              auto shared = std::make_shared<Reply>(std::move(reply));
                              const auto n = self.turn++;
-                             self.workers[n % 2].run([shared, n] {
-                                 std::this_thread::sleep_for(std::chrono::milliseconds(n % 4));
+                             // About when the deadline is, and one in twenty long after it.
+                             const auto at = Clock::now() + std::chrono::milliseconds(n % 20 == 19 ? 80 : 18 + n % 5);
+                             self.workers[n % 2].run([shared, at] {
+                                 std::this_thread::sleep_until(at);
                                  shared->send(200, {}, {}, {});
                              });
                          }});
