@@ -1,3 +1,4 @@
+#include "consumers/doctor.h"
 #include "consumers/generation.h"
 #include "consumers/lanes.h"
 #include "consumers/log_watch.h"
@@ -354,6 +355,22 @@ int main(int argc, char** argv) {
             });
         },
         [&](base::Settings& command) { command.flag("json", options.json, "One JSON object instead of a table."); });
+
+    settings.command(
+        "doctor",
+        "Look for what breaks a promise: topics, brokers, PostgreSQL, rights, clocks, generations; exit 1 if any",
+        [&] {
+            return guarded([&] {
+                log::start("tidemark-consumer", log::Level::warn);
+                const auto findings = examine({options.brokers, kafka::read_properties(options.kafka_config),
+                                               options.owner_dsn, options.consumer_dsn});
+                write_findings(findings, options.json, std::cout);
+                const bool clean = std::all_of(findings.begin(), findings.end(),
+                                               [](const Finding& one) { return one.severity == Severity::info; });
+                return int{clean ? base::kDone : base::kFailed};
+            });
+        },
+        [&](base::Settings& command) { command.flag("json", options.json, "JSON instead of text."); });
 
     // The commands about a stream's generations.
     const auto operate = [&](int (*command)(const OperateOptions&, std::ostream&)) {

@@ -62,13 +62,8 @@ void make_topic(kafka::Admin& admin, const std::string& topic, const MigrateOpti
     spec.name = topic;
     spec.partitions = static_cast<std::int32_t>(options.partitions);
     spec.replication = static_cast<std::int16_t>(options.replication);
-    spec.settings = {{"message.timestamp.type", "LogAppendTime"},
-                     {"retention.ms", "-1"},
-                     {"retention.bytes", "-1"},
-                     {"cleanup.policy", "delete"},
-                     {"compression.type", "lz4"},
-                     {"min.insync.replicas", std::to_string(options.min_isr)},
-                     {"unclean.leader.election.enable", "false"}};
+    spec.settings = fixed_topic_settings();
+    spec.settings["min.insync.replicas"] = std::to_string(options.min_isr);
     if (admin.create_topic(spec)) {
         log::info("topic_created",
                   {{"topic", topic}, {"partitions", options.partitions}, {"replication", options.replication}});
@@ -149,6 +144,16 @@ void migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Proje
 }
 
 }  // namespace
+
+const std::map<std::string, std::string>& fixed_topic_settings() {
+    static const std::map<std::string, std::string> settings{{"message.timestamp.type", "LogAppendTime"},
+                                                             {"retention.ms", "-1"},
+                                                             {"retention.bytes", "-1"},
+                                                             {"cleanup.policy", "delete"},
+                                                             {"compression.type", "lz4"},
+                                                             {"unclean.leader.election.enable", "false"}};
+    return settings;
+}
 
 void migrate(const MigrateOptions& options) {
     pg::SessionOptions session;

@@ -17,6 +17,9 @@ struct MigrateOptions {
     std::map<std::string, std::string> kafka_properties;
 };
 
+/// What every event topic has, whatever the installation: it is the only copy of what it holds, for ever.
+const std::map<std::string, std::string>& fixed_topic_settings();
+
 /// Makes what is missing, and changes nothing that is there: the roles, the registry, and for every stream its topic,
 /// its log's identity and its first generation. Safe to run again, after a crash at any point, and by two at once. A
 /// database that was lost gets its registry back from the identities in the log. Throws Refused when a topic is another

@@ -175,6 +175,7 @@ struct Admin::State {
                       });
     }
 
+    /// Negative where there is no record of that time or later.
     std::vector<std::int64_t> ask_offsets(const std::string& topic, std::int32_t partitions, std::int64_t which) {
         const Partitions list(rd_kafka_topic_partition_list_new(partitions));
         for (std::int32_t partition = 0; partition < partitions; ++partition) {
@@ -186,13 +187,19 @@ struct Admin::State {
         for (const auto& one : std::span(list->elems, static_cast<std::size_t>(list->cnt))) {
             if (one.err != RD_KAFKA_RESP_ERR_NO_ERROR) fail("offsets of " + place(topic, one.partition), one.err);
             // Unanswered, it would still be the question.
-            if (one.offset < 0) fail("offsets of " + place(topic, one.partition), RD_KAFKA_RESP_ERR__NO_OFFSET);
+            if (one.offset < 0 && which < 0)
+                fail("offsets of " + place(topic, one.partition), RD_KAFKA_RESP_ERR__NO_OFFSET);
             answers.push_back(one.offset);
         }
         return answers;
     }
 
     std::optional<std::int32_t> partition_count(const std::string& topic) {
+        const auto state = describe(topic);
+        return state ? std::optional(state->partitions) : std::nullopt;
+    }
+
+    std::optional<TopicState> describe(const std::string& topic) {
         const auto handle = make_topic(client.get(), topic);
         const rd_kafka_metadata_t* raw = nullptr;
         const auto code = rd_kafka_metadata(client.get(), 0, handle.get(), &raw, milliseconds());
@@ -201,7 +208,12 @@ struct Admin::State {
         if (metadata->topic_cnt != 1) return std::nullopt;
         if (metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return std::nullopt;
         if (metadata->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR) fail("topic " + topic, metadata->topics[0].err);
-        return metadata->topics[0].partition_cnt;
+        TopicState state{metadata->topics[0].partition_cnt, INT32_MAX, INT32_MAX};
+        for (const auto& one : std::span(metadata->topics[0].partitions, static_cast<std::size_t>(state.partitions))) {
+            state.replicas = std::min(state.replicas, one.replica_cnt);
+            state.in_sync = std::min(state.in_sync, one.isr_cnt);
+        }
+        return state;
     }
 
     /// Until the brokers know the new topic's leaders: a client that comes earlier is told that there is no such topic,
@@ -300,6 +312,10 @@ bool Admin::create_topic(const TopicSpec& spec) {
     return true;
 }
 
+std::optional<TopicState> Admin::describe(const std::string& topic) {
+    return state_->describe(topic);
+}
+
 std::optional<std::int32_t> Admin::partition_count(const std::string& topic) {
     return state_->partition_count(topic);
 }
@@ -341,6 +357,17 @@ std::vector<Watermarks> Admin::watermarks(const std::string& topic, std::int32_t
 
 std::vector<std::int64_t> Admin::end_offsets(const std::string& topic, std::int32_t partitions) {
     return state_->offsets(topic, partitions, RD_KAFKA_OFFSET_END);
+}
+
+std::vector<std::int64_t> Admin::offsets_at(const std::string& topic, std::int32_t partitions,
+                                            base::Timestamp instant) {
+    const auto at = std::chrono::ceil<std::chrono::milliseconds>(instant).time_since_epoch().count();
+    auto found = state_->offsets(topic, partitions, std::max<std::int64_t>(at, 0));
+    const auto ends = end_offsets(topic, partitions);
+    for (std::size_t n = 0; n < found.size(); ++n) {
+        if (found[n] < 0) found[n] = ends[n];
+    }
+    return found;
 }
 
 std::optional<Record> Admin::read_at(const std::string& topic, std::int32_t partition, std::int64_t offset) {

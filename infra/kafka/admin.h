@@ -19,6 +19,13 @@ struct TopicSpec {
     std::map<std::string, std::string> settings{};  ///< retention.ms, message.timestamp.type, ...
 };
 
+/// A topic as the brokers see it now.
+struct TopicState {
+    std::int32_t partitions = 0;
+    std::int32_t replicas = 0;  ///< of the partition that has the fewest
+    std::int32_t in_sync = 0;   ///< likewise
+};
+
 struct Watermarks {
     std::int64_t low = 0;   ///< first offset still there
     std::int64_t high = 0;  ///< offset that the next record will get; uncommitted ones counted
@@ -37,12 +44,15 @@ public:
     /// False when the topic was there already (its settings are left alone).
     bool create_topic(const TopicSpec& spec);
     /// Nullopt: no such topic.
+    std::optional<TopicState> describe(const std::string& topic);
     std::optional<std::int32_t> partition_count(const std::string& topic);
     std::map<std::string, std::string> topic_settings(const std::string& topic);
     /// One entry per partition, by number; asked of the leaders in this call, never from a cache.
     std::vector<Watermarks> watermarks(const std::string& topic, std::int32_t partitions);
     /// High watermarks only, in one round trip: what a linearizable read needs.
     std::vector<std::int64_t> end_offsets(const std::string& topic, std::int32_t partitions);
+    /// Of the first record appended at or after the instant; the end where there is none.
+    std::vector<std::int64_t> offsets_at(const std::string& topic, std::int32_t partitions, base::Timestamp instant);
     /// The first record at or after `offset`; nullopt when the partition ends before it.
     std::optional<Record> read_at(const std::string& topic, std::int32_t partition, std::int64_t offset);
     /// Appends one record to exactly that partition, acks=all; returns its offset. An empty key is none. A failure that

@@ -170,10 +170,13 @@ class Tidemark:
             check=False,
         )
 
-    def start_command(self, *arguments: str | Path, fault: str = "", **settings: str) -> subprocess.Popen[str]:
-        """Starts a command of the consumer; `fault` is what its kill points do: "r2_folding=kill@3"."""
+    def start_command(
+        self, *arguments: str | Path, fault: str = "", variables: dict[str, str] | None = None, **settings: str
+    ) -> subprocess.Popen[str]:
+        """Starts a command of the consumer; `fault` is what its kill points do: "r2_folding=kill@3"; `variables` are
+        added to its environment."""
         name = "tidemark-consumer"
-        environment = self._surroundings.settings(name, **settings)
+        environment = self._surroundings.settings(name, **settings) | (variables or {})
         return subprocess.Popen(
             [str(self._binary(name)), *map(str, arguments)],
             env=environment | ({"TIDEMARK_FAILPOINT": fault} if fault else {}),

@@ -1,0 +1,205 @@
+"""The doctor finds what is broken on purpose, says why it matters, and its mending commands mend it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from stack.private import jars
+from stack.process import wait_for
+from support.tidemark import Tidemark
+
+Finding = dict[str, Any]
+
+# The tests' database server does without what only a power cut needs, and there is one broker.
+_always = {"fsync", "full_page_writes", "data_checksums", "replication"}
+
+
+@pytest.fixture(scope="module")
+def patient(make_tidemark: Callable[..., Tidemark]) -> Iterator[Tidemark]:
+    """With a consumer; each test mends what it breaks."""
+    tidemark = make_tidemark(own_postgres=True)
+    tidemark.start_consumer()
+    wait_for(lambda: not _found(tidemark), "the doctor to find nothing", 20)
+    yield tidemark
+    tidemark.end()
+
+
+def _all(tidemark: Tidemark) -> list[Finding]:
+    done = tidemark.run("consumer", "doctor", "--json")
+    assert done.returncode in (0, 1), done.stderr
+    findings: list[Finding] = json.loads(done.stdout)["findings"]
+    assert done.returncode == (1 if any(one["severity"] != "info" for one in findings) else 0)
+    for one in findings:
+        assert one["reason"] and one["mend"] and one["severity"] in ("info", "warning", "error"), one
+    return findings
+
+
+def _found(tidemark: Tidemark) -> list[Finding]:
+    """What there is beside what the tests' own servers are."""
+    return [one for one in _all(tidemark) if one["check"] not in _always]
+
+
+def _only(tidemark: Tidemark, check: str, *, severity: str = "error") -> Finding:
+    """The one finding that there is now."""
+    findings = _found(tidemark)
+    assert [one["check"] for one in findings] == [check], findings
+    assert findings[0]["severity"] == severity
+    return findings[0]
+
+
+def _mend(tidemark: Tidemark, command: str) -> None:
+    """Does what the doctor says."""
+    if command.startswith("kafka-"):
+        name, *arguments = shlex.split(command)
+        tool = jars().tool(name, arguments, tidemark.kafka.brokers)
+        subprocess.run(tool, check=True, capture_output=True, timeout=60)
+    elif command.startswith("tidemark-consumer "):
+        done = tidemark.run("consumer", *shlex.split(command)[1:])
+        assert done.returncode == 0, done.stderr
+    else:
+        for statement in command.split(";"):
+            tidemark.query(statement)
+
+
+def test_what_a_power_cut_would_harm_is_named(patient: Tidemark) -> None:
+    findings = {one["check"]: one for one in _all(patient)}
+    assert set(findings) == _always
+    assert findings["fsync"]["severity"] == "error"
+    assert findings["replication"]["severity"] == "info"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("retention.ms", "604800000"),
+        ("retention.bytes", "1000000"),
+        ("cleanup.policy", "compact"),
+        ("message.timestamp.type", "CreateTime"),
+        ("unclean.leader.election.enable", "true"),
+    ],
+)
+def test_a_topic_setting_that_breaks_a_promise(patient: Tidemark, setting: str, value: str) -> None:
+    _mend(
+        patient,
+        f"kafka-configs --alter --entity-type topics --entity-name tidemark.vehicles --add-config {setting}={value}",
+    )
+    finding = _only(patient, "topic_setting")
+    assert setting in finding["reason"] and finding["subject"] == "topic tidemark.vehicles"
+    _mend(patient, finding["mend"])
+    assert not _found(patient)
+
+
+@pytest.mark.parametrize(
+    ("statement", "check"),
+    [
+        ("alter role tidemark_api createdb", "role_too_mighty"),
+        ("grant insert on counters.totals to tidemark_api", "rights"),
+        ("revoke select on counters.api_counters from tidemark_api", "rights"),
+        ("revoke update on vehicles.history from tidemark_consumer", "rights"),
+    ],
+)
+def test_rights_that_are_too_many_or_too_few(patient: Tidemark, statement: str, check: str) -> None:
+    patient.query(statement)
+    finding = _only(patient, check)
+    _mend(patient, finding["mend"])
+    assert not _found(patient)
+
+
+@pytest.mark.parametrize(
+    ("statement", "undo", "part"),
+    [
+        ("alter table counters.totals add column extra integer", "alter table counters.totals drop column extra", "extra"),
+        ("alter table counters.windows alter column min_offset drop not null", "", "windows.min_offset (other)"),
+        ("drop index vehicles.vehicles_by_state", "", "vehicles_by_state (missing)"),
+    ],
+)
+def test_tables_that_were_altered_by_hand(
+    make_tidemark: Callable[..., Tidemark], patient: Tidemark, statement: str, undo: str, part: str
+) -> None:
+    tidemark = patient if undo else make_tidemark()
+    tidemark.query(statement)
+    findings = [one for one in _found(tidemark) if one["check"] == "schema_drift"]
+    assert len(findings) == 1 and part in findings[0]["reason"], findings
+    if undo:
+        tidemark.query(undo)
+        assert not _found(tidemark)
+    else:
+        tidemark.end()
+
+
+def test_offsets_that_were_written_by_hand(patient: Tidemark) -> None:
+    patient.query("update counters.offsets set gaps = gaps + 5, first_offset = first_offset where partition = 1")
+    finding = _only(patient, "conservation")
+    assert finding["subject"] == "generation 1 of counters"
+    patient.query("update counters.offsets set gaps = gaps - 5 where partition = 1")
+    assert not _found(patient)
+
+
+def test_dead_letters_are_a_warning_with_their_reasons(patient: Tidemark) -> None:
+    patient.log.put("tidemark.counters", b"poison", b"poison")
+    patient.settle("counters")
+    finding = _only(patient, "dead_letters", severity="warning")
+    assert "1 malformed" in finding["reason"]
+    patient.query("update counters.dead_letters set status = 'discarded'")
+    assert not _found(patient)
+
+
+def test_a_replay_that_nobody_goes_on_with(patient: Tidemark) -> None:
+    killed = patient.start_command("replay", "counters", fault="r1_created=kill")
+    killed.communicate(timeout=30)
+    assert killed.returncode == -signal.SIGKILL
+    finding = _only(patient, "replay_unfinished", severity="warning")
+    again, cancel = finding["mend"].split(", or ")
+    _mend(patient, again)
+    wait_for(lambda: not _found(patient), "its candidate to be folded", 20)
+    _mend(patient, cancel)
+    wait_for(lambda: not _found(patient), "nothing to be found", 20)
+
+
+def test_a_clock_that_is_wrong(patient: Tidemark) -> None:
+    [preload] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    command = patient.start_command("doctor", "--json", variables={"LD_PRELOAD": str(preload), "FAKETIME": "-30s"})
+    said, errors = command.communicate(timeout=60)
+    checks = {one["check"]: one for one in json.loads(said)["findings"]}
+    assert command.returncode == 1, errors
+    assert "clock_skew" in checks and "ms" in checks["clock_skew"]["reason"]
+
+
+def test_nobody_who_folds_and_nothing_to_be_asked(make_tidemark: Callable[..., Tidemark]) -> None:
+    tidemark = make_tidemark(own_postgres=True, migrated=False)
+    findings = {one["check"]: one for one in _found(tidemark)}
+    assert set(findings) == {"not_migrated", "topic_missing", "consumer_login_unknown"}
+    _mend(tidemark, findings["not_migrated"]["mend"])
+    findings = _found(tidemark)
+    assert {(one["check"], one["subject"]) for one in findings} == {
+        ("not_folded", "generation 1 of counters"),
+        ("not_folded", "generation 1 of vehicles"),
+    }
+
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
+    wait_for(lambda: tidemark.log.topics()["tidemark.counters"] == 6, "the topic to have six partitions", 30)
+    assert "6 partitions" in next(one["reason"] for one in _found(tidemark) if one["check"] == "log")
+
+    tidemark.query("update vehicles.offsets set next_offset = 1000, gaps = 1000 where partition = 2")
+    beyond = next(one for one in _found(tidemark) if one["check"] == "offset_beyond_log")
+    assert "partition 2 stands at 1000" in beyond["reason"]
+
+    admin.delete_topics(["tidemark.vehicles"])["tidemark.vehicles"].result(30)
+    wait_for(lambda: "tidemark.vehicles" not in tidemark.log.topics(), "the topic to be gone", 30)
+    assert "topic_missing" in {one["check"] for one in _found(tidemark)}
+
+    tidemark.kafka.kill()
+    assert "broker_unknown" in {one["check"] for one in _found(tidemark)}
+    tidemark.postgres.kill()
+    assert {"database_unknown", "consumer_login_unknown"} <= {one["check"] for one in _found(tidemark)}
+    tidemark.end()
