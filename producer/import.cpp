@@ -1,6 +1,6 @@
 #include "producer/import.h"
 
-#include "producer/intake.h"
+#include "producer/line.h"
 
 #include <algorithm>
 #include <condition_variable>
@@ -28,10 +28,9 @@ base::Metrics::Counter& outcome(base::Metrics& metrics, const char* name) {
                            {{"outcome", name}});
 }
 
-struct Line {
+struct Numbered {
     std::uint64_t number = 0;
-    Destination destination;
-    std::string value;
+    Line line;
 };
 
 // What has been offered and not been answered yet. Completions come on the publisher's thread, everything else on the
@@ -40,13 +39,13 @@ class InFlight {
 public:
     explicit InFlight(ImportMetrics& metrics) : metrics_(metrics) {}
 
-    void offer(EventPublisher& publisher, Line line) {
+    void offer(EventPublisher& publisher, Numbered line) {
         {
             const std::lock_guard lock(mutex_);
             count_ += 1;
         }
-        auto held = std::make_unique<Line>(std::move(line));
-        const Outgoing event{held->destination.topic, held->destination.key, held->value};
+        auto held = std::make_unique<Numbered>(std::move(line));
+        const Outgoing event{held->line.destination.topic, held->line.destination.key, held->line.value};
         publisher.publish(event, [this, held = std::move(held)](const Published& published) mutable noexcept {
             answer(std::move(held), published.outcome);
         });
@@ -72,7 +71,7 @@ public:
         const std::lock_guard lock(mutex_);
         return !returned_.empty();
     }
-    std::deque<Line> take_returned() {
+    std::deque<Numbered> take_returned() {
         const std::lock_guard lock(mutex_);
         return std::exchange(returned_, {});
     }
@@ -83,7 +82,7 @@ public:
     std::vector<std::uint64_t> too_large;  // likewise
 
 private:
-    void answer(std::unique_ptr<Line> line, Outcome outcome) noexcept {
+    void answer(std::unique_ptr<Numbered> line, Outcome outcome) noexcept {
         const std::lock_guard lock(mutex_);
         count_ -= 1;
         switch (outcome) {
@@ -111,7 +110,7 @@ private:
     mutable std::mutex mutex_;  // guards all members
     std::condition_variable changed_;
     std::size_t count_ = 0;
-    std::deque<Line> returned_;  // refused, and in no log: to be offered again
+    std::deque<Numbered> returned_;  // refused, and in no log: to be offered again
 };
 
 }  // namespace
@@ -129,7 +128,7 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, Import
     ImportReport report;
     InFlight in_flight(metrics);
     schemas::json::Reader reader;
-    std::deque<Line> todo;  // in the file's order
+    std::deque<Numbered> todo;  // in the file's order
     std::string text;
     std::uint64_t number = 0;
 
@@ -139,16 +138,14 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, Import
             if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
             report.lines += 1;
             metrics.lines.add();
-            const auto event = schemas::read_event(reader, text);
-            auto destination =
-                event ? find_destination(*event, clock.now()) : schemas::Result<Destination>(event.violations());
-            if (destination) {
-                todo.push_back({number, std::move(*destination), text});
+            auto line = read_line(text, reader, clock.now());
+            if (line) {
+                todo.push_back({number, std::move(*line)});
                 return true;
             }
             report.refused += 1;
             metrics.refused.add();
-            errors << "line " << number << ": " << describe(destination.violations()) << '\n';
+            errors << "line " << number << ": " << describe(line.violations()) << '\n';
         }
         return false;
     };
@@ -161,7 +158,8 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, Import
             auto returned = in_flight.take_returned();
             std::move(todo.begin(), todo.end(), std::back_inserter(returned));
             todo = std::move(returned);
-            std::sort(todo.begin(), todo.end(), [](const Line& a, const Line& b) { return a.number < b.number; });
+            std::sort(todo.begin(), todo.end(),
+                      [](const Numbered& a, const Numbered& b) { return a.number < b.number; });
             gave_up = give_up(kRetry);
         } else if (in_flight.count() >= kMostInFlight) {
             in_flight.wait(kMostInFlight - 1, kRetry);

@@ -35,11 +35,12 @@ struct ImportReport {
     [[nodiscard]] bool clean() const noexcept { return complete && accepted == lines; }
 };
 
-/// Publishes a file of events, one per line, byte for byte, each to its stream's topic under its entity's key. A line
-/// that is no valid event is named with its number and every violation on `errors`, and the others go on. Waits for
-/// room instead of failing while the broker is slow or away, as long as `give_up` (asked while waiting) says no.
-/// Records keep the file's order; only what came back unsent after it had been taken (the broker did not answer in
-/// time) comes again behind lines that followed it. Returns when every event has been answered.
+/// Publishes a file of events, one per line, byte for byte, each to its stream's topic under its entity's key; and what
+/// else an export wrote (see producer/line.h). A line that is neither is named with its number and every violation on
+/// `errors`, and the others go on. Waits for room instead of failing while the broker is slow or away, as long as
+/// `give_up` (asked while waiting) says no. Records keep the file's order; only what came back unsent after it had been
+/// taken (the broker did not answer in time) comes again behind lines that followed it. Returns when every event has
+/// been answered.
 ImportReport import_lines(std::istream& lines, EventPublisher& publisher, ImportMetrics& metrics,
                           const base::Clock& clock, std::ostream& errors,
                           const std::function<bool(std::chrono::milliseconds)>& give_up);

@@ -2,6 +2,7 @@
 #include "infra/base/exit_code.h"
 #include "infra/base/log.h"
 #include "infra/base/metrics.h"
+#include "infra/base/progress.h"
 #include "infra/base/settings.h"
 #include "infra/base/shutdown.h"
 #include "infra/http/endpoint.h"
@@ -9,18 +10,23 @@
 #include "infra/http/server.h"
 #include "infra/kafka/properties.h"
 #include "producer/event_publisher.h"
+#include "producer/export.h"
 #include "producer/import.h"
 #include "producer/intake.h"
 #include "producer/publisher_telemetry.h"
+#include "schemas/json.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <exception>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -31,6 +37,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace {
@@ -50,6 +57,11 @@ struct Options {
     std::string type;
     std::string data;
     std::string time;
+    std::string stream;
+    std::string output = "-";
+    std::string from;
+    std::string to;
+    std::int64_t partition = -1;
     milliseconds give_up{60'000};
 };
 
@@ -195,6 +207,67 @@ int send(const Options& options) {
     return publish_lines(options, line, shutdown, false);  // over before anybody could look
 }
 
+// "" is the log's own end; a number is an offset, which means something in one partition alone.
+std::optional<Bound> read_bound(const std::string& text) {
+    if (text.empty()) return Bound{};
+    if (const auto offset = schemas::json::to_integer(text, 0, INT64_MAX)) return Bound{*offset};
+    if (const auto instant = schemas::parse_instant(text)) return Bound{*instant};
+    return std::nullopt;
+}
+
+std::vector<std::string> check_export(const Options& options) {
+    std::vector<std::string> wrong;
+    if (schemas::find_stream(options.stream) == nullptr)
+        wrong.push_back("STREAM: there is no stream " + options.stream);
+    for (const auto& [name, text] : {std::pair("from", &options.from), {"to", &options.to}}) {
+        const auto bound = read_bound(*text);
+        if (!bound)
+            wrong.push_back(std::string(name) + ": neither an offset nor an instant, e.g. 2026-11-20T10:00:00Z");
+        else if (std::holds_alternative<std::int64_t>(*bound) && options.partition < 0)
+            wrong.push_back(std::string(name) + ": an offset needs --partition");
+    }
+    return wrong;
+}
+
+int export_file(const Options& options) {
+    log::start("tidemark-producer", log::Level::warn);
+    const base::Shutdown shutdown;
+    std::ofstream file;
+    if (options.output != "-") {
+        file.open(options.output, std::ios::binary | std::ios::trunc);
+        if (!file) {
+            std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno) << '\n';
+            return base::kWrongUse;
+        }
+    }
+    ExportOptions exporting;
+    exporting.brokers = options.brokers;
+    exporting.properties = kafka::read_properties(options.kafka_config);
+    exporting.stream = schemas::find_stream(options.stream);
+    if (options.partition >= 0) exporting.partition = static_cast<std::int32_t>(options.partition);
+    exporting.from = *read_bound(options.from);
+    exporting.to = *read_bound(options.to);
+    exporting.cancelled = [&shutdown] { return shutdown.requested(); };
+    const base::SystemClock clock;
+    ExportReport report;
+    {
+        base::ProgressBar bar(std::cerr, base::ProgressBar::style_of_standard_error(), "export " + options.stream,
+                              "records");
+        const auto began = clock.steady();
+        exporting.on_progress = [&](std::int64_t done, std::int64_t total) {
+            const std::chrono::duration<double> took = clock.steady() - began;
+            bar.show({.done = done, .total = total, .rate = static_cast<double>(done) / std::max(took.count(), 1e-3)},
+                     clock.steady());
+        };
+        report = export_events(exporting, options.output == "-" ? std::cout : file);
+    }
+    std::cerr << report.lines << " records of " << options.stream << " written, " << report.envelopes
+              << " of them as envelopes, for they are no events under their entity's key; " << report.left_out
+              << " of the log's own left out\n";
+    if (!report.complete) std::cerr << "stopped before the end: what was written is whole lines, but not all\n";
+    return report.complete ? base::kDone : base::kFailed;
+}
+
 int guarded(const std::function<int()>& command) {
     try {
         return command();
@@ -223,11 +296,26 @@ int main(int argc, char** argv) {
             return guarded([&] { return import_file(options); });
         },
         [&](base::Settings& command) {
-            command.argument("FILE", options.file, true, "File of events, as `export` writes them.");
+            command.argument("FILE", options.file, true, "File of events, as `export` writes it.");
             command.text("admin-listen", options.admin_listen,
                          "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
                          "default one, the import warns and goes on without.");
             command.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3335"); });
+        });
+    settings.command(
+        "export", "Write a stream's records, one per line, as `import` takes them",
+        [&] { return guarded([&] { return export_file(options); }); },
+        [&](base::Settings& command) {
+            command.argument("STREAM", options.stream, true, "Stream, e.g. counters.");
+            command.text("output", options.output, "File to write; - is standard output.");
+            command.text("from", options.from,
+                         "First record: an instant (the first appended at or after it), or with --partition an offset; "
+                         "default: the log's start.");
+            command.text("to", options.to,
+                         "First record that is left out, likewise; default: the log's end as it is now.");
+            command.number("partition", options.partition, -1, 1'000'000,
+                           "Just this one; -1: all, one after the other.");
+            command.check([&] { return check_export(options); });
         });
     settings.command(
         "send", "Publish one event, e.g. send tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'",

@@ -1,0 +1,104 @@
+#include "producer/line.h"
+
+#include "tests/support/fake_log.h"
+
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace tidemark;
+using namespace tidemark::producer;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr schemas::Timestamp kNow{1'800'000'000s};
+
+const std::string kEvent = R"({"specversion":"1.0", "id":"1","source":"s","type":"tidemark.counter.incremented.v1",)"
+                           R"("data":{"value":1, "key":"k1"},"mine":"\u0041"})";
+
+std::string line_of(std::optional<std::string> key, std::optional<std::string> value, bool* is_envelope = nullptr,
+                    std::vector<std::pair<std::string, std::string>> headers = {}) {
+    const auto record = tests::FakeSource::record_of(
+        0, tests::FakeLog::Entry{1, {}, std::move(key), std::move(value), std::move(headers)});
+    schemas::json::Reader reader;
+    std::string line;
+    const bool envelope = append_line(line, reader, *schemas::find_stream("counters"), record);
+    if (is_envelope != nullptr) *is_envelope = envelope;
+    CHECK(line.find('\n') == std::string::npos);
+    return line;
+}
+
+schemas::Result<Line> read(const std::string& text) {
+    schemas::json::Reader reader;
+    return read_line(text, reader, kNow);
+}
+
+}  // namespace
+
+TEST_CASE("an event under its entity's key is its own line, byte for byte, and comes back with that key") {
+    bool is_envelope = true;
+    CHECK(line_of("k1", kEvent, &is_envelope) == kEvent);
+    CHECK_FALSE(is_envelope);
+    const auto line = read(kEvent);
+    REQUIRE(line);
+    CHECK(line->value == kEvent);
+    CHECK(line->destination.key == "k1");
+    CHECK(line->destination.topic == 0);
+}
+
+TEST_CASE("what is no event, or under another key, or of another stream, or on several lines comes back as it was") {
+    const std::string several = kEvent.substr(0, kEvent.size() - 1) + "\n}";
+    const std::string vehicle = R"({"specversion":"1.0","id":"1","source":"s","type":"tidemark.vehicle.registered.v1",)"
+                                R"("data":{"id":7,"make":"a","model":"b"}})";
+    const struct {
+        const char* what;
+        std::string key;
+        std::string value;
+    } cases[] = {{"no event", "k1", "{"},
+                 {"another key", "k2", kEvent},
+                 {"several lines", "k1", several},
+                 {"another stream", "7", vehicle},
+                 {"any bytes", std::string("\0\xff", 2), std::string("\n\0\xff\"", 4)}};
+    for (const auto& one : cases) {
+        CAPTURE(one.what);
+        bool is_envelope = false;
+        const auto text = line_of(one.key, one.value, &is_envelope);
+        CHECK(is_envelope);
+        const auto line = read(text);
+        REQUIRE(line);
+        CHECK(line->value == one.value);
+        CHECK(line->destination.key == one.key);
+        CHECK(line->destination.topic == 0);
+    }
+}
+
+TEST_CASE("an envelope says all that the record had, and null for what it had not") {
+    CHECK(line_of(std::nullopt, std::nullopt, nullptr, {{"traceparent", "00"}}) ==
+          R"({"record":"counters","key":null,"value":null,"headers":[{"name":"traceparent","value":"MDA="}]})");
+}
+
+TEST_CASE("an envelope that cannot be put on the log says why") {
+    for (const auto* text :
+         {R"({"record":"nonsense","key":"azE=","value":"e30=","headers":[]})",
+          R"({"record":"counters","key":null,"value":"e30=","headers":[]})",
+          R"({"record":"counters","key":"azE=","value":null,"headers":[]})",
+          R"({"record":"counters","key":"","value":"e30=","headers":[]})",
+          R"({"record":"counters","key":"azE","value":"e30=","headers":[]})",
+          R"({"record":"counters","value":"e30=","headers":[]})", R"({"record":7})", R"({"record":"counters")"}) {
+        CAPTURE(text);
+        const auto line = read(text);
+        REQUIRE_FALSE(line);
+        CHECK_FALSE(line.violations().empty());
+    }
+}
+
+TEST_CASE("an event that is too far ahead is no line to be imported, though it may have been exported") {
+    const auto late = kEvent.substr(0, kEvent.size() - 1) + R"(,"time":"2999-01-01T00:00:00Z"})";
+    CHECK(line_of("k1", late) == late);
+    CHECK_FALSE(read(late));
+}
