@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
@@ -22,6 +23,8 @@ _actions = [
     pytest.param("stop", marks=pytest.mark.long),
     pytest.param("term", marks=pytest.mark.long),
 ]
+
+_slots = itertools.count(1)
 
 # Longer than a session of the consumer group, as a machine's pause or a debugger would be.
 _stopped = 15.0
@@ -71,7 +74,8 @@ def test_a_consumer_that_meets_its_end(
     with trial(tidemark, apis, f"consumer {action} at {point}", seed=seed) as run:
         if point == "c8_rebalance":
             consumer.plan_fault(f"{point}={action}")
-            other = tidemark.start_consumer(1, ready=False)
+            # One that was there a moment ago would be the same member, back without a rebalance.
+            other = tidemark.start_consumer(next(_slots), ready=False)
         _meet(consumer, point, action, passes)
         ended = time.monotonic()
         run.saw(f"{action} at {point}")
