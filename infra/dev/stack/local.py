@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 import urllib.parse
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -265,11 +266,23 @@ def _postgres_directory() -> Path:
     """In the clone; but when root runs it, the server runs as `postgres`, who may not enter root's folders."""
     if os.geteuid() != 0:
         return STATE / "postgres"
-    directory = Path("/var/lib/tidemark") / hashlib.sha256(str(CLONE).encode()).hexdigest()[:12]
+    directory = Path("/var/lib/tidemark") / _name_of(STATE)
     for path in (directory.parent, directory):
         path.mkdir(exist_ok=True)
         path.chmod(0o711)
     return directory
+
+
+def _name_of(state: Path) -> str:
+    """What tells this clone's tables from every other's, also from those of an earlier clone at the same place: they
+    come from a log that went with it."""
+    name = state / "name"
+    if not name.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        # A log that is there already has its tables where an older version put them.
+        older = hashlib.sha256(str(state.parent).encode()).hexdigest()[:12]
+        name.write_text(older if (state / "kafka").exists() else uuid.uuid4().hex[:12])
+    return name.read_text()
 
 
 def _sources() -> dict[str, int]:
