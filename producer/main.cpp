@@ -261,9 +261,12 @@ int export_file(const Options& options) {
         };
         report = export_events(exporting, options.output == "-" ? std::cout : file);
     }
-    std::cerr << report.lines << " records of " << options.stream << " written, " << report.envelopes
-              << " of them as envelopes, for they are no events under their entity's key; " << report.left_out
-              << " of the log's own left out\n";
+    std::cerr << report.lines << " records of " << options.stream << " written";
+    if (report.envelopes > 0)
+        std::cerr << ", " << report.envelopes
+                  << " of them as envelopes, for they are no events under their entity's key";
+    if (report.left_out > 0) std::cerr << "; " << report.left_out << " of the log's own left out";
+    std::cerr << '\n';
     if (!report.complete) std::cerr << "stopped before the end: what was written is whole lines, but not all\n";
     return report.complete ? base::kDone : base::kFailed;
 }
