@@ -101,8 +101,9 @@ void Lanes::follow(const std::vector<Generation>& registered) {
         mine.lane->stop();
         mine.lane->join();
         log::info("lane_ended", {{"stream", key.first}, {"generation", std::int64_t{key.second}}});
-        const auto lane = std::move(mine.lane);  // closing it takes longer than the lock may be held
+        std::shared_ptr<Lane> lane;  // closing it takes longer than the lock may be held
         const std::lock_guard lock(mutex_);
+        lane = std::move(mine.lane);
         entry = lanes_.erase(entry);
     }
 }
