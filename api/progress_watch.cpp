@@ -93,7 +93,7 @@ struct ProgressWatch::State {
             facts[i].log.stream_ = name;
             facts[i].progress_name = "watch_progress_" + std::string(name);
             facts[i].progress_sql =
-                "select generation, applied, as_of from " + pg::quote_identifier(name) + ".api_progress";
+                "select generation, applied, as_of from " + pg::quote_identifier(name, "api_progress");
         }
     }
 

@@ -135,9 +135,7 @@ std::string as_text(const std::string& cell) {
 
 // The rows of one table in one schema, as a source of FROM. `nothing`: its columns, but no row.
 std::string source(const std::string& schema, const std::string& table, bool nothing) {
-    const auto in_schema = [&](std::string_view name) {
-        return pg::quote_identifier(schema) + "." + pg::quote_identifier(name);
-    };
+    const auto in_schema = [&](std::string_view name) { return pg::quote_identifier(schema, name); };
     if (nothing) return "(select * from " + in_schema(table) + " where false)";
     if (table != "dedupe") return in_schema(table);
     // A flush may delete what is older, or leave it.
@@ -418,8 +416,8 @@ private:
                 entities.add(sample.key[0].value);
             pg::Params wanted;
             wanted.add(std::move(entities));
-            const auto sql = "select entity, partition, min_offset, max_offset from " + pg::quote_identifier(schema) +
-                             ".evidence where entity = any($1::text[])";
+            const auto sql = "select entity, partition, min_offset, max_offset from " +
+                             pg::quote_identifier(schema, "evidence") + " where entity = any($1::text[])";
             const auto rows =
                 tx_.run(pg::Statement{is_live ? "diff_evidence_live" : "diff_evidence_other", sql.c_str()}, wanted);
             for (std::size_t row = 0; row < rows.size(); ++row) {
@@ -440,9 +438,9 @@ private:
 // Takes the snapshot that `tx` then has, and throws unless both generations stand at `vector` in it.
 void take_snapshot(pg::Transaction& tx, const Generation& live, const Generation& other,
                    const std::vector<std::int64_t>& vector) {
-    const auto rows = tx.run_script("select l.next_offset, o.next_offset from " + pg::quote_identifier(live.schema) +
-                                    ".offsets l full join " + pg::quote_identifier(other.schema) +
-                                    ".offsets o using (partition) order by partition");
+    const auto rows = tx.run_script(
+        "select l.next_offset, o.next_offset from " + pg::quote_identifier(live.schema, "offsets") + " l full join " +
+        pg::quote_identifier(other.schema, "offsets") + " o using (partition) order by partition");
     bool is_at_it = rows.size() == vector.size();
     for (std::size_t row = 0; is_at_it && row < rows.size(); ++row) {
         is_at_it = rows.cell(row, 0) && rows.cell(row, 1) && rows.integer(row, 0) == vector[row] &&

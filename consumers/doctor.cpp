@@ -4,6 +4,7 @@
 #include "consumers/log_check.h"
 #include "consumers/migrate.h"
 #include "consumers/projections.h"
+#include "consumers/replay.h"
 #include "infra/base/clock.h"
 #include "infra/kafka/admin.h"
 #include "infra/postgres/connection.h"
@@ -87,19 +88,6 @@ from (select * from parts where schema = $1) a
 full join (select * from parts where schema = $2) e on e.part = a.part
 where a.what is distinct from e.what
 order by 1)"};
-
-constexpr pg::Statement kFolded{"doctor_folded", R"(
-select exists (select 1 from tidemark.consumers
-               where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'))"};
-
-constexpr pg::Statement kReplaying{"doctor_replaying", R"(
-select exists (select 1 from pg_locks
-               where locktype = 'advisory' and classid = 7433216 and objid::bigint = (hashtext($1)::bigint & 4294967295)
-                 and database = (select oid from pg_database where datname = current_database())))"};
-
-std::string by_name(std::string_view schema, std::string_view table) {
-    return pg::quote_identifier(schema) + "." + pg::quote_identifier(table);
-}
 
 class Examination {
 public:
@@ -250,10 +238,9 @@ private:
         const std::string stream(generation.target.projection->stream().name);
         const auto number = std::to_string(generation.target.generation);
         const auto subject = "generation " + number + " of " + stream;
-        const bool ours = generation.fingerprint == generation.target.projection->fingerprint();
-        pg::Params params;
-        params.add(stream).add(std::int64_t{generation.target.generation});
-        const bool folded = connection_->run(kFolded, params).boolean(0, 0);
+        const auto& projection = *generation.target.projection;
+        const bool ours = generation.is_of_this_program();
+        const bool folded = !find_folders(*connection_, projection, generation.target.generation).empty();
         if (generation.role == Role::live && !ours) {
             add(Severity::warning, "fingerprint", subject,
                 "it was folded by version " + generation.fingerprint + ", this program is " +
@@ -261,9 +248,7 @@ private:
                 "tidemark-consumer replay " + stream + ", then promote; or use the other version");
         }
         if (generation.role == Role::building) {
-            pg::Params name;
-            name.add(stream);
-            if (!connection_->run(kReplaying, name).boolean(0, 0)) {
+            if (!is_being_replayed(*connection_, projection)) {
                 add(Severity::warning, "replay_unfinished", subject, "nobody goes on building it",
                     "tidemark-consumer replay " + stream + ", or tidemark-consumer drop " + stream + " " + number);
             }
@@ -282,7 +267,7 @@ private:
 
     void check_tables(const Generation& generation, const std::string& subject, const std::string& stream) {
         const auto broken_name = "doctor_conservation_" + generation.schema;
-        const auto broken_sql = "select count(*) from " + by_name(generation.schema, "offsets") +
+        const auto broken_sql = "select count(*) from " + pg::quote_identifier(generation.schema, "offsets") +
                                 " where applied + duplicates + parked + gaps <> next_offset - first_offset";
         if (connection_->run(pg::Statement{broken_name.c_str(), broken_sql.c_str()}).integer(0, 0) != 0) {
             add(Severity::error, "conservation", subject,
@@ -293,7 +278,8 @@ private:
         }
         if (generation.role != Role::live) return;
         const auto letters_name = "doctor_letters_" + generation.schema;
-        const auto letters_sql = "select reason, count(*) from " + by_name(generation.schema, "dead_letters") +
+        const auto letters_sql = "select reason, count(*) from " +
+                                 pg::quote_identifier(generation.schema, "dead_letters") +
                                  " where status = 'open' group by reason order by 2 desc, 1";
         const auto letters = connection_->run(pg::Statement{letters_name.c_str(), letters_sql.c_str()});
         std::string reasons;
@@ -303,7 +289,8 @@ private:
         }
         if (reasons.empty()) return;
         add(Severity::warning, "dead_letters", subject, "records could not be applied: " + reasons,
-            "look at them: select * from " + by_name(generation.schema, "dead_letters") + " where status = 'open'");
+            "look at them: select * from " + pg::quote_identifier(generation.schema, "dead_letters") +
+                " where status = 'open'");
     }
 
     // Compares the tables with those that this program would make. Nothing of it stays.

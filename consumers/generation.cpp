@@ -25,6 +25,11 @@ from tidemark.generations g
 join tidemark.streams s on s.name = g.stream
 where g.stream = $1 and g.generation = $2)"};
 
+constexpr pg::Statement kFindFolders{"generations_find_folders", R"(
+select instance, state from tidemark.consumers
+where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'
+order by instance)"};
+
 constexpr pg::Statement kRegister{"generations_register", R"(
 insert into tidemark.generations (stream, generation, schema_name, fingerprint, status) values ($1, $2, $3, $4, $5))"};
 
@@ -80,9 +85,24 @@ std::optional<Place> find_place(pg::Connection& connection, const Projection& pr
     return Place{std::string(rows.text(0, 0)), read_role(rows.text(0, 1)), rows.integer(0, 2)};
 }
 
+bool tables_moved(const pg::Error& error) {
+    constexpr auto kNoSuchSchema = "3F000";
+    return error.failure() == pg::Failure::schema_changed || error.sqlstate() == kNoSuchSchema;
+}
+
+std::vector<Folder> find_folders(pg::Connection& connection, const Projection& projection, int generation) {
+    pg::Params params;
+    params.add(projection.stream().name).add(std::int64_t{generation});
+    const auto rows = connection.run(kFindFolders, params);
+    std::vector<Folder> folders;
+    for (std::size_t row = 0; row < rows.size(); ++row)
+        folders.push_back({std::string(rows.text(row, 0)), std::string(rows.text(row, 1))});
+    return folders;
+}
+
 std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_view schema) {
     const auto name = "find_progress_" + std::string(schema);
-    const auto sql = "select next_offset from " + pg::quote_identifier(schema) + ".offsets order by partition";
+    const auto sql = "select next_offset from " + pg::quote_identifier(schema, "offsets") + " order by partition";
     const auto rows = connection.run(pg::Statement{name.c_str(), sql.c_str()});
     std::vector<std::int64_t> next;
     for (std::size_t row = 0; row < rows.size(); ++row)

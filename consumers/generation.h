@@ -47,6 +47,9 @@ struct Generation {
     base::Timestamp created_at{};
     std::optional<base::Timestamp> retired_at;
     std::int64_t swaps = 0;  ///< of the stream, when this was looked up
+
+    /// Whether this program folds as the one did that made it.
+    [[nodiscard]] bool is_of_this_program() const { return fingerprint == target.projection->fingerprint(); }
 };
 /// All of a stream by number; empty before migrate. Throws pg::Error.
 std::vector<Generation> find_generations(pg::Connection& connection, const Projection& projection);
@@ -61,6 +64,16 @@ struct Place {
     friend bool operator==(const Place&, const Place&) = default;
 };
 std::optional<Place> find_place(pg::Connection& connection, const Projection& projection, int generation);
+
+/// Whether a statement failed for a schema that is not there, or not what it was: renamed by a swap, or dropped.
+bool tables_moved(const pg::Error& error);
+
+/// Who tells, lately, that it folds a generation. Throws pg::Error.
+struct Folder {
+    std::string instance;
+    std::string state;  ///< see StreamState::phase
+};
+std::vector<Folder> find_folders(pg::Connection& connection, const Projection& projection, int generation);
 
 /// How far the tables in a schema are: next offsets by partition. Throws pg::Error.
 std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_view schema);

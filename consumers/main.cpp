@@ -17,9 +17,6 @@
 #include "infra/http/endpoint.h"
 #include "infra/http/operations.h"
 #include "infra/http/server.h"
-#include "infra/kafka/admin.h"
-#include "infra/kafka/consumer.h"
-#include "infra/kafka/error.h"
 #include "infra/kafka/properties.h"
 
 #include <unistd.h>
@@ -148,7 +145,7 @@ public:
         for (const auto& one : registered) {
             const std::string stream(one.target.projection->stream().name);
             if (one.role != Role::live) continue;
-            if (one.fingerprint == one.target.projection->fingerprint()) {
+            if (one.is_of_this_program()) {
                 strange_.erase(stream);
             } else if (strange_.insert(stream).second) {
                 log::error("generation_of_another_fingerprint",

@@ -3,7 +3,6 @@
 #include "consumers/diff.h"
 #include "consumers/projections.h"
 #include "consumers/replay.h"
-#include "consumers/standstill.h"
 #include "consumers/swap.h"
 #include "infra/base/progress.h"
 #include "schemas/instant.h"
@@ -38,17 +37,12 @@ pg::Connection connect(const std::string& dsn) {
     return pg::Connection(dsn, session);
 }
 
-constexpr pg::Statement kFolders{"generations_folders", R"(
-select coalesce(string_agg(distinct instance, ' ' order by instance), '')
-from tidemark.consumers
-where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds')"};
-
 struct Line {
     Generation generation;
     std::int64_t records = 0;
     std::int64_t behind = 0;  // of the live one, in records
     std::int64_t dead_letters = 0;
-    std::string folders;
+    std::vector<Folder> folders;  // by instance
 };
 
 // As long as no swap comes in between; nullopt otherwise.
@@ -63,12 +57,10 @@ std::optional<std::vector<Line>> try_gather(pg::Connection& connection, const Pr
         line.records = std::accumulate(progress.begin(), progress.end(), std::int64_t{0});
         if (generation.role == Role::live) live = line.records;
         const auto name = "generations_dead_letters_" + generation.schema;
-        const auto sql =
-            "select count(*) from " + pg::quote_identifier(generation.schema) + ".dead_letters where status = 'open'";
+        const auto sql = "select count(*) from " + pg::quote_identifier(generation.schema, "dead_letters") +
+                         " where status = 'open'";
         line.dead_letters = connection.run(pg::Statement{name.c_str(), sql.c_str()}).integer(0, 0);
-        pg::Params params;
-        params.add(projection.stream().name).add(std::int64_t{generation.target.generation});
-        line.folders = connection.run(kFolders, params).text(0, 0);
+        line.folders = find_folders(connection, projection, generation.target.generation);
         line.generation = std::move(generation);
         lines.push_back(std::move(line));
     }
@@ -86,9 +78,7 @@ std::vector<Line> gather(pg::Connection& connection, const Projection& projectio
         try {
             if (auto lines = try_gather(connection, projection)) return *std::move(lines);
         } catch (const pg::Error& error) {
-            // A schema that was renamed or dropped since its name was read.
-            const bool renamed = error.failure() == pg::Failure::schema_changed || error.sqlstate() == "3F000";
-            if (!renamed || n >= kTries) throw;
+            if (!tables_moved(error) || n >= kTries) throw;
         }
         if (n >= kTries) throw std::runtime_error("generations change places all the time: try again");
     }
@@ -106,8 +96,10 @@ void write_table(const std::vector<Line>& lines, std::ostream& out) {
             << to_string(generation.role) << std::setw(16) << generation.fingerprint << std::right << std::setw(15)
             << with_commas(line.records) << std::setw(15) << with_commas(line.behind) << std::setw(14)
             << with_commas(line.dead_letters) << "  " << std::left << std::setw(28)
-            << schemas::format_instant(generation.created_at) << (line.folders.empty() ? "(nobody)" : line.folders)
-            << '\n';
+            << schemas::format_instant(generation.created_at) << (line.folders.empty() ? "(nobody)" : "");
+        for (const auto& folder : line.folders)
+            out << (&folder == &line.folders.front() ? "" : " ") << folder.instance;
+        out << '\n';
     }
 }
 
@@ -133,11 +125,9 @@ void write_json(const std::string& stream, const std::vector<Line>& lines, std::
             append_string(json, schemas::format_instant(*generation.retired_at));
         }
         json += ",\"foldedBy\":[";
-        for (std::string_view rest = line.folders; !rest.empty();) {
-            const auto end = std::min(rest.find(' '), rest.size());
+        for (const auto& folder : line.folders) {
             if (json.back() != '[') json += ',';
-            append_string(json, rest.substr(0, end));
-            rest.remove_prefix(std::min(end + 1, rest.size()));
+            append_string(json, folder.instance);
         }
         json += "]}";
     }
@@ -181,6 +171,16 @@ void write_swap(const OperateOptions& options, const Pair& pair, const std::vect
     for (const auto offset : vector)
         out << ' ' << offset;
     out << '\n';
+}
+
+// Lets the two change their places and says so.
+void swap(const OperateOptions& options, const Pair& pair, Role leaving, std::ostream& out) {
+    const auto vector = swap_generations({.owner_dsn = options.owner_dsn,
+                                          .leaving = leaving,
+                                          .timeout = options.timeout,
+                                          .cancelled = options.cancelled},
+                                         pair);
+    write_swap(options, pair, vector, out);
 }
 
 }  // namespace
@@ -266,12 +266,7 @@ int promote(const OperateOptions& options, std::ostream& out) {
                           "`; then promote with --max-diff " + std::to_string(rows) + " or --accept-diff, or drop it");
         }
     }
-    const auto vector = swap_generations({.owner_dsn = options.owner_dsn,
-                                          .leaving = Role::retired,
-                                          .timeout = options.timeout,
-                                          .cancelled = options.cancelled},
-                                         pair);
-    write_swap(options, pair, vector, out);
+    swap(options, pair, Role::retired, out);
     if (!options.json()) out << "To go back: tidemark-consumer rollback " << options.stream << '\n';
     return base::kDone;
 }
@@ -281,12 +276,7 @@ int roll_back(const OperateOptions& options, std::ostream& out) {
     auto connection = connect(options.owner_dsn);
     const auto pair = choose_pair(connection, projection, Choice::retired, 0);
     check_is_folded(connection, pair.next, patience(options));
-    const auto vector = swap_generations({.owner_dsn = options.owner_dsn,
-                                          .leaving = Role::candidate,
-                                          .timeout = options.timeout,
-                                          .cancelled = options.cancelled},
-                                         pair);
-    write_swap(options, pair, vector, out);
+    swap(options, pair, Role::candidate, out);
     return base::kDone;
 }
 

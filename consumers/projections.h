@@ -3,6 +3,7 @@
 #include "consumers/projection.h"
 
 #include <span>
+#include <string_view>
 
 namespace tidemark::consumers {
 
@@ -10,6 +11,11 @@ namespace tidemark::consumers {
 std::span<const Projection* const> projections();
 
 /// Null when no stream of that name is folded.
-const Projection* find_projection(std::string_view stream);
+inline const Projection* find_projection(std::string_view stream) {
+    for (const auto* projection : projections()) {
+        if (projection->stream().name == stream) return projection;
+    }
+    return nullptr;
+}
 
 }  // namespace tidemark::consumers

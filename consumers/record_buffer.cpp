@@ -22,7 +22,6 @@ RecordBuffer::Push RecordBuffer::push(kafka::Record record, Instant now) {
     if (found == parts_.end()) return Push::foreign;
     auto& part = found->second;
     if (record.offset < part.next) return Push::stale;
-    part.gaps += record.offset - part.next;
     part.next = record.offset + 1;
     records_ += 1;
     bytes_ += record.bytes();
@@ -35,7 +34,6 @@ void RecordBuffer::reached(std::int32_t partition, std::int64_t offset, Instant 
     const auto found = parts_.find(partition);
     if (found == parts_.end() || offset <= found->second.next) return;
     auto& part = found->second;
-    part.gaps += offset - part.next;
     part.next = offset;
     if (!first_) first_ = now;
 }
@@ -50,7 +48,6 @@ void RecordBuffer::cut(std::int32_t partition, std::int64_t offset) {
         part.records.pop_back();
     }
     part.next = std::max(part.from, offset);
-    part.gaps = part.next - part.from - static_cast<std::int64_t>(part.records.size());
     if (std::all_of(parts_.begin(), parts_.end(),
                     [](const auto& entry) { return entry.second.next == entry.second.from; }))
         first_.reset();
@@ -71,7 +68,6 @@ void RecordBuffer::committed(std::span<const kafka::Start> next, Instant now) {
         part.records.erase(part.records.begin(), kept);
         part.from = offset;
         part.next = std::max(part.next, offset);
-        part.gaps = part.next - part.from - static_cast<std::int64_t>(part.records.size());
     }
     first_.reset();
     for (const auto& [partition, part] : parts_) {

@@ -31,9 +31,12 @@ public:
 
     struct Part {
         std::int64_t from = 0;  ///< next_offset that the tables have
-        std::int64_t next = 0;  ///< next_offset once `records` and `gaps` are written
-        std::int64_t gaps = 0;  ///< offsets in [from, next) that hold no record
+        std::int64_t next = 0;  ///< next_offset once `records` are written
         std::vector<kafka::Record> records;
+        /// Offsets in [from, next) that hold no record.
+        [[nodiscard]] std::int64_t gaps() const noexcept {
+            return next - from - static_cast<std::int64_t>(records.size());
+        }
     };
 
     /// Forgets everything and expects these partitions to go on from these offsets.

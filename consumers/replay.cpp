@@ -26,6 +26,11 @@ namespace {
 // people apart.
 constexpr pg::Statement kTakeTurn{"replay_take_turn", "select pg_try_advisory_lock(7433216, hashtext($1))"};
 
+constexpr pg::Statement kIsTurnTaken{"replay_is_turn_taken", R"(
+select exists (select 1 from pg_locks
+               where locktype = 'advisory' and classid = 7433216 and objid::bigint = (hashtext($1)::bigint & 4294967295)
+                 and database = (select oid from pg_database where datname = current_database())))"};
+
 constexpr pg::Statement kNextNumber{"replay_next_number", R"(
 update tidemark.streams set last_generation = last_generation + 1 where name = $1 returning last_generation)"};
 
@@ -103,7 +108,7 @@ Generation find_or_create(pg::Connection& connection, const Projection& projecti
                           stream + "` or `tidemark-consumer drop " + stream + " " + number + "` first");
         }
         if (one.role != Role::building) continue;
-        if (one.fingerprint != projection.fingerprint()) {
+        if (!one.is_of_this_program()) {
             throw Refused("generation " + number + " of " + stream + " was begun by a program of fingerprint " +
                           one.fingerprint + ", this one has " + projection.fingerprint() +
                           ": finish it with that one, "
@@ -138,7 +143,7 @@ Look look(pg::Connection& connection, const Generation& generation) {
     seen.live = find_progress(connection, stream);
     seen.own = find_progress(connection, generation.schema);
     const auto sql =
-        "select coalesce(sum(parked), 0)::bigint from " + pg::quote_identifier(generation.schema) + ".offsets";
+        "select coalesce(sum(parked), 0)::bigint from " + pg::quote_identifier(generation.schema, "offsets");
     seen.parked = connection.run(pg::Statement{"replay_parked", sql.c_str()}).integer(0, 0);
     return seen;
 }
@@ -190,6 +195,12 @@ private:
 };
 
 }  // namespace
+
+bool is_being_replayed(pg::Connection& connection, const Projection& projection) {
+    pg::Params params;
+    params.add(projection.stream().name);
+    return connection.run(kIsTurnTaken, params).boolean(0, 0);
+}
 
 ReplayProgress replay(const ReplayOptions& options, const Projection& projection, const base::Clock& clock) {
     const std::string stream(projection.stream().name);

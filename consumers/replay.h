@@ -30,6 +30,9 @@ struct ReplayOptions {
     std::function<void(const ReplayProgress&)> on_progress = [](const ReplayProgress&) {};
 };
 
+/// Whether somebody replays the stream now. Throws pg::Error.
+bool is_being_replayed(pg::Connection& connection, const Projection& projection);
+
 /// Folds a stream's log from its start into a new generation beside the live one, with one reader for each partition,
 /// until it has caught up with the live one, and leaves it to the consumers then. A replay that was stopped or killed
 /// is gone on with. Returns how far it came: caught up, or cancelled. Throws Refused when another replay of the stream

@@ -39,7 +39,11 @@ pg::SessionOptions session(const char* name) {
 // Stronger than what a flush takes with its first statement and weaker than what a reader's view needs. A lock on the
 // table, not on its rows: whoever waits for it holds nothing yet, so no two can wait for each other.
 std::string lock(std::string_view schema) {
-    return "lock table " + pg::quote_identifier(schema) + ".offsets in exclusive mode";
+    return "lock table " + pg::quote_identifier(schema, "offsets") + " in exclusive mode";
+}
+
+std::int64_t sum(const std::vector<std::int64_t>& offsets) {
+    return std::accumulate(offsets.begin(), offsets.end(), std::int64_t{0});
 }
 
 }  // namespace
@@ -56,12 +60,11 @@ Standstill::Standstill(const Options& options, const Generation& live, const Gen
         std::string hindrance;
         try {
             if (try_once(options, live, follower)) return;
-            const auto missing = std::accumulate(missing_.begin(), missing_.end(), std::int64_t{0});
-            hindrance = std::to_string(missing) +
+            hindrance = std::to_string(missing_) +
                         " records were missing at the last look. Is a consumer of fingerprint " + follower.fingerprint +
                         " running (`tidemark-consumer generations " + std::string(stream) + "`)?";
         } catch (const pg::Error& error) {
-            if (error.failure() == pg::Failure::schema_changed || error.sqlstate() == "3F000")
+            if (tables_moved(error))
                 throw Refused(names +
                               " was dropped or made live meanwhile: look again with `tidemark-consumer generations`");
             if (error.failure() != pg::Failure::retryable) throw;
@@ -91,9 +94,7 @@ bool Standstill::try_once(const Options& options, const Generation& live, const 
     while (true) {
         const auto reached = find_progress(watcher_, follower.schema);
         if (reached == vector_) break;
-        missing_.assign(vector_.size(), 0);
-        for (std::size_t n = 0; n < std::min(vector_.size(), reached.size()); ++n)
-            missing_[n] = vector_[n] - reached[n];
+        missing_ = sum(vector_) - sum(reached);
         if (Clock::now() >= until) return false;
         watcher_.run(kPoke, stream);
         static_cast<void>(watcher_.notifications(kPokeEvery));  // a flush tells of itself

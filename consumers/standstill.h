@@ -50,7 +50,7 @@ private:
     pg::Connection watcher_;  // sees what was committed meanwhile
     std::optional<pg::Transaction> transaction_;
     std::vector<std::int64_t> vector_;
-    std::vector<std::int64_t> missing_;  // by how much the follower was late in the last try
+    std::int64_t missing_ = 0;  // how many records the follower was late by in the last try
 };
 
 }  // namespace tidemark::consumers

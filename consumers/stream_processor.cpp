@@ -396,10 +396,13 @@ void StreamProcessor::resolve() {
         const auto fenced = state_.counters().fenced;
         const auto committed = state_.counters().in_doubt_committed;
         // Where the rows stood there may be others by now, or none.
-        if (check_place()) state_.moved(clock_.steady());
-        if (dropped_) return;
-        if (state_.counters().fenced == fenced)
+        if (check_place()) {
+            state_.moved(clock_.steady());
+        } else if (dropped_) {
+            return;
+        } else {
             state_.resolved(store_.read(connection(), state_.partitions()), clock_.steady());
+        }
         const bool was_fenced = state_.counters().fenced != fenced;
         const bool was_committed = state_.counters().in_doubt_committed != committed;
         (was_fenced ? instruments_->fenced : was_committed ? instruments_->committed : instruments_->failed)->add();

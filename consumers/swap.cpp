@@ -4,6 +4,7 @@
 #include "infra/base/backoff.h"
 #include "infra/base/failpoint.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -14,11 +15,6 @@ using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
 namespace {
-
-constexpr pg::Statement kIsFolded{"generations_is_folded", R"(
-select exists (select 1 from tidemark.consumers
-               where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'
-                 and state in ('consuming', 'idle')))"};
 
 constexpr pg::Statement kLeave{"generations_leave", R"(
 update tidemark.generations set status = $3, schema_name = $4, retired_at = now()
@@ -59,11 +55,14 @@ std::string name_of(const Generation& generation) {
 }  // namespace
 
 void check_is_folded(pg::Connection& connection, const Generation& generation, milliseconds patience) {
-    pg::Params params;
-    params.add(name_of(generation)).add(std::int64_t{generation.target.generation});
+    const auto is_folded = [&] {
+        const auto folders = find_folders(connection, *generation.target.projection, generation.target.generation);
+        return std::any_of(folders.begin(), folders.end(),
+                           [](const Folder& folder) { return folder.state == "consuming" || folder.state == "idle"; });
+    };
     const auto until = Clock::now() + patience;
     base::Backoff backoff(milliseconds(50), milliseconds(500), 1);
-    while (!connection.run(kIsFolded, params).boolean(0, 0)) {
+    while (!is_folded()) {
         if (Clock::now() >= until) {
             throw Refused("nobody would go on folding generation " + number_of(generation) + " of " +
                           name_of(generation) + ": no consumer of fingerprint " + generation.fingerprint +
@@ -123,8 +122,8 @@ std::vector<std::int64_t> swap_generations(const SwapOptions& options, const Pai
     Standstill standstill({.owner_dsn = options.owner_dsn, .timeout = options.timeout, .cancelled = options.cancelled},
                           live, next);
     auto& tx = standstill.transaction();
-    const auto live_offsets = pg::quote_identifier(live.schema) + ".offsets";
-    const auto next_offsets = pg::quote_identifier(next.schema) + ".offsets";
+    const auto live_offsets = pg::quote_identifier(live.schema, "offsets");
+    const auto next_offsets = pg::quote_identifier(next.schema, "offsets");
     // Whoever wrote either of them, as what it was, writes no more. What is known of the live one's age holds for the
     // next one too, for it holds the same records.
     tx.run_script("update " + next_offsets + " n set epoch = n.epoch + 1, as_of = greatest(n.as_of, l.as_of) from " +
@@ -177,20 +176,19 @@ void drop_generation(const std::string& owner_dsn, const Projection& projection,
             auto tx = connection.begin();
             // First what every flush and every swap begins with: none is under way after it, so none waits for us while
             // we wait for it.
-            const auto schema = pg::quote_identifier(place->schema);
-            tx.run_script("lock table " + schema + ".offsets in access exclusive mode");
+            tx.run_script("lock table " + pg::quote_identifier(place->schema, "offsets") + " in access exclusive mode");
             pg::Params params;
             params.add(stream).add(std::int64_t{generation}).add(place->schema);
             if (tx.run(kForget, params).affected() == 0) continue;  // it has become another one's: look again
             pg::Params number;
             number.add(stream).add(std::int64_t{generation});
             tx.run(kForgetConsumers, number);
-            tx.run_script("drop schema " + schema + " cascade");
+            tx.run_script("drop schema " + pg::quote_identifier(place->schema) + " cascade");
             tx.commit();
             return;
         } catch (const pg::Error& error) {
-            const bool renamed = error.failure() == pg::Failure::schema_changed || error.sqlstate() == "3F000";
-            if ((error.failure() != pg::Failure::retryable && !renamed) || Clock::now() >= until) throw;
+            const bool may_pass = error.failure() == pg::Failure::retryable || tables_moved(error);
+            if (!may_pass || Clock::now() >= until) throw;
         }
         std::this_thread::sleep_for(backoff.next());
     }

@@ -83,5 +83,7 @@ private:
 
 /// `name` as a quoted identifier, for the few places (DDL of generations) where a parameter cannot stand.
 std::string quote_identifier(std::string_view name);
+/// `schema`.`name`, both quoted.
+std::string quote_identifier(std::string_view schema, std::string_view name);
 
 }  // namespace tidemark::pg

@@ -57,11 +57,4 @@ std::span<const Projection* const> projections() {
     return all;
 }
 
-const Projection* find_projection(std::string_view stream) {
-    for (const auto* projection : projections()) {
-        if (projection->stream().name == stream) return projection;
-    }
-    return nullptr;
-}
-
 }  // namespace tidemark::consumers
