@@ -2,6 +2,7 @@
 
 #include "infra/base/exit_code.h"
 #include "infra/base/log.h"
+#include "infra/kafka/error.h"
 
 #include <unistd.h>
 
@@ -17,6 +18,9 @@ namespace {
 // What failed once will probably fail again; nobody reads these tables.
 constexpr std::chrono::seconds kTryAgain{10};
 
+// Two processes of one instance take each other's place again and again, far more often than this.
+constexpr std::chrono::minutes kReplacedAgain{1};
+
 kafka::ConsumerOptions consumer_options(const Lane::Options& options, const Target& target) {
     kafka::ConsumerOptions consumer;
     consumer.brokers = options.brokers;
@@ -28,6 +32,20 @@ kafka::ConsumerOptions consumer_options(const Lane::Options& options, const Targ
     consumer.properties = options.kafka_properties;
     consumer.client_id = "tidemark-consumer-" + options.instance;
     return consumer;
+}
+
+// Another member bears this one's instance id. That is another process of the same host and slot, or it is this one:
+// its client joins anew when the coordinator was away for a session, and a request of before that may arrive after it.
+// The two look the same from here.
+bool was_replaced(const std::exception_ptr& failure) {
+    if (!failure) return false;
+    try {
+        std::rethrow_exception(failure);
+    } catch (const kafka::Error& error) {
+        return error.is_fatal();
+    } catch (...) {
+        return false;
+    }
 }
 
 }  // namespace
@@ -42,7 +60,8 @@ Lane::Lane(const Options& options, const Target& target, const base::Clock& cloc
           try {
               processor_.run();
           } catch (...) {
-              on_failure_(*this, std::current_exception());
+              failure_ = std::current_exception();
+              on_failure_(*this, failure_);
           }
           ended_ = true;
       }) {}
@@ -67,7 +86,9 @@ void Lanes::follow(const std::vector<Generation>& registered) {
         auto options = options_;
         options.processor.state.seed =
             std::hash<std::string>{}(options.instance) ^ static_cast<std::uint64_t>(now.time_since_epoch().count());
-        const auto on_failure = [](Lane& lane, const std::exception_ptr& failure) {
+        const auto replaced = replaced_.find(key);
+        const auto spared_from = replaced == replaced_.end() ? now : replaced->second + kReplacedAgain;
+        const auto on_failure = [this, spared_from](Lane& lane, const std::exception_ptr& failure) {
             bool of_the_tables = false;  // and not of the log, the group or this program
             std::string what = "unknown";
             try {
@@ -81,6 +102,7 @@ void Lanes::follow(const std::vector<Generation>& registered) {
             log::error("processor_failed", {{"stream", lane.target().projection->stream().name},
                                             {"generation", std::int64_t{lane.target().generation}},
                                             {"error", what}});
+            if (was_replaced(failure) && clock_.steady() >= spared_from) return;
             // At once, without a drain: what the other streams have in memory is in the log.
             if (lane.processor().status().live || !of_the_tables) ::_exit(base::kFailed);
         };
@@ -93,7 +115,9 @@ void Lanes::follow(const std::vector<Generation>& registered) {
     for (auto entry = lanes_.begin(); entry != lanes_.end();) {
         auto& [key, mine] = *entry;
         if (mine.lane->ended() && mine.ended_at == std::chrono::steady_clock::time_point{}) mine.ended_at = now;
-        const bool again = mine.lane->ended() && now - mine.ended_at >= kTryAgain;
+        const bool replaced = mine.lane->ended() && was_replaced(mine.lane->failure());
+        if (replaced) replaced_[key] = now;
+        const bool again = replaced || (mine.lane->ended() && now - mine.ended_at >= kTryAgain);
         if (wanted.contains(key) && !again) {
             ++entry;
             continue;
@@ -123,6 +147,14 @@ std::vector<std::shared_ptr<StreamProcessor>> Lanes::processors() const {
         if (!mine.lane->ended()) all.emplace_back(mine.lane, &mine.lane->processor());
     }
     return all;
+}
+
+std::string Lanes::interrupted() const {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, mine] : lanes_) {
+        if (mine.lane->ended() && mine.lane->processor().status().live) return key.first;
+    }
+    return "";
 }
 
 void Lanes::check_stuck(std::chrono::milliseconds step, std::chrono::milliseconds stuck_after) {

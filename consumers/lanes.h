@@ -32,7 +32,7 @@ public:
         ProcessorOptions processor;
     };
     /// Told once, on the lane's thread, when its processor threw.
-    using OnFailure = std::function<void(Lane&, std::exception_ptr)>;
+    using OnFailure = std::function<void(Lane&, const std::exception_ptr&)>;
 
     /// Starts at once. The clock and metrics must outlive it.
     Lane(const Options& options, const Target& target, const base::Clock& clock, base::Metrics& metrics,
@@ -46,6 +46,8 @@ public:
     [[nodiscard]] const Target& target() const noexcept { return processor_.target(); }
     /// Any thread: it folds no longer, because it was told so, its generation was dropped, or it failed.
     [[nodiscard]] bool ended() const noexcept { return ended_; }
+    /// Once it has ended: what it failed with; null: it did not fail.
+    [[nodiscard]] const std::exception_ptr& failure() const noexcept { return failure_; }
     /// Tells it to write what can be written, as long as its processor's drain says, and to end; join() waits for that.
     void stop() noexcept { processor_.stop(); }
     void join();
@@ -55,6 +57,7 @@ private:
     kafka::Consumer consumer_;
     StreamProcessor processor_;
     OnFailure on_failure_;
+    std::exception_ptr failure_;  // before ended_ is set
     std::atomic<bool> ended_{false};
     std::thread thread_;
 };
@@ -66,14 +69,17 @@ public:
     Lanes(Lane::Options options, const base::Clock& clock, base::Metrics& metrics)
         : options_(std::move(options)), clock_(clock), metrics_(metrics) {}
 
-    /// Takes up what is new and lets go what was dropped. A generation that nobody reads is taken up again some time
-    /// after its tables have failed its lane; every other failure ends the process.
+    /// Takes up what is new and lets go what was dropped. A lane that failed is taken up again: at once when another
+    /// member took its place in the group, but not the second time within a minute; after some time when its tables
+    /// failed it and nobody reads them. Every other failure ends the process.
     void follow(const std::vector<Generation>& registered);
     /// Stops all at once and joins them. They stay, and their readers are not closed: see kafka::Consumer.
     void stop();
 
     /// Any thread: those that fold.
     [[nodiscard]] std::vector<std::shared_ptr<StreamProcessor>> processors() const;
+    /// Any thread: a stream that is read and whose lane has ended; empty: none.
+    [[nodiscard]] std::string interrupted() const;
     /// Gives up, with the process, when a processor does not go round any more: its partitions are better off
     /// elsewhere. To be called every `step`, which is what is counted: a whole process that was stopped and continued
     /// is not stuck.
@@ -93,6 +99,7 @@ private:
     base::Metrics& metrics_;
     mutable std::mutex mutex_;  // guards lanes_ but for what only the one thread changes
     std::map<Key, Entry> lanes_;
+    std::map<Key, std::chrono::steady_clock::time_point> replaced_;  // when its place in the group was last taken
 };
 
 /// The processors as they are now, for those who watch them from other threads.

@@ -213,6 +213,8 @@ int run(const Options& options) {
     http::add_operations(router, metrics, [&]() -> std::optional<std::string> {
         if (const auto idle = registry.idle(); !idle.empty())
             return "stream " + idle + ": its tables are of another fingerprint";
+        if (const auto stream = lanes.interrupted(); !stream.empty())
+            return "stream " + stream + ": another member took its place in the consumer group";
         for (const auto& processor : lanes.processors()) {
             const auto status = processor->status();
             if (!status.live) continue;

@@ -68,7 +68,8 @@ const char* what_to_change(int code) noexcept {
         case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
             return "; grant this client's principal the right";
         case RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID:
-            return "; another process uses the same group.instance.id: give each its own";
+            return "; another member took this one's group.instance.id: of two processes that use it, give each its "
+                   "own";
         default:
             return "";
     }

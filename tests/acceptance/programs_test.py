@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
 
 from stack.process import choose_ports, wait_for
@@ -285,6 +286,32 @@ def test_a_second_consumer_of_the_same_slot_is_refused_loudly(own: Tidemark) -> 
     own.settle("counters")
     assert left.alive
     assert left.terminate() == 0
+
+
+def test_a_consumer_whose_place_in_the_group_was_taken_once_takes_it_back(own: Tidemark) -> None:
+    """While the broker is away its client joins anew, and a request of before that may come after it: the broker then
+    tells the client that another member has its place, which ended the consumer."""
+    consumer = own.start_consumer(0)
+    [(group,)] = own.query("select 'counters.' || generation from tidemark.generations where status = 'live'"
+                           " and stream = 'counters'")
+    other = Consumer(
+        {
+            "bootstrap.servers": own.kafka.brokers,
+            "group.id": group,
+            "group.instance.id": f"{socket.gethostname()}-0",
+            "enable.auto.commit": False,
+        }
+    )
+    assigned: list[Any] = []
+    other.subscribe(["tidemark.counters"], on_assign=lambda _, partitions: assigned.extend(partitions))
+    wait_for(lambda: other.poll(0.1) is not None or bool(assigned), "the place to be taken", 30)
+    other.close()  # a static member leaves its group to its session's end
+
+    wait_for(lambda: "processor_failed" in consumer.tail(), "the consumer to hear of it", 30)
+    own.log.put("tidemark.counters", b"poison", b"poison")
+    own.settle("counters")
+    consumer.wait_ready()
+    assert consumer.terminate() == 0
 
 
 # --- draining -----------------------------------------------------------------------------------------------
