@@ -20,7 +20,8 @@ struct DiffOptions {
     std::function<bool()> cancelled = [] { return false; };  ///< asked until they do, and then before each table
 };
 
-/// What another generation has differently from the live one, both having folded exactly the same records.
+/// What another generation has differently from the live one, both having folded exactly the same records; or what a
+/// generation's log says differently from its tables (verify.h): then `live` is the tables, and `other` the log.
 struct Diff {
     enum class Kind : std::uint8_t { added, removed, changed };
 
@@ -65,8 +66,9 @@ struct Diff {
         [[nodiscard]] std::int64_t differing() const noexcept { return added + removed + changed; }
     };
 
+    bool of_the_log = false;
     std::string stream;
-    int live = 0;  ///< generations
+    int live = 0;  ///< generations; of a log, only this one
     int other = 0;
     std::vector<std::int64_t> vector;  ///< next offsets by partition, at which both stood
     std::vector<Table> tables;         ///< by name
@@ -92,7 +94,11 @@ enum class DiffFormat : std::uint8_t {
     ///        {"kind":"changed","key":{"key":"a"},
     ///         "changes":[{"column":"value","live":"5","other":"7","delta":"2"}],
     ///         "evidence":[{"partition":0,"minOffset":3,"maxOffset":16}]}]}]}
-    /// Values and deltas are strings or null.
+    /// Values and deltas are strings or null. Of a log:
+    ///   {"stream":"counters","generation":1,"vector":[17,4],"differing":1,"tables":[
+    ///     {"name":"totals","rowsInTables":3,"rowsOfLog":3,"missing":0,"extra":0,"changed":1,"samples":[
+    ///        {"kind":"changed","key":{"key":"a"},
+    ///         "changes":[{"column":"value","tables":"5","log":"7","delta":"2"}],"evidence":[...]}]}]}
     json,
     /// A line of each sample's change under a header, as RFC 4180 says but for the line end (LF):
     ///   table,kind,key,column,live,other,delta,evidence

@@ -64,6 +64,8 @@ struct Options {
     std::int64_t top = 10;
     std::int64_t max_diff = 0;
     bool accept_diff = false;
+    bool deep = false;
+    std::int64_t memory = std::int64_t{1} << 30;
     milliseconds timeout{30'000};
 };
 
@@ -266,6 +268,8 @@ OperateOptions operate_options(const Options& options, const base::Shutdown& shu
     operate.top = options.top;
     operate.max_diff = options.max_diff;
     operate.accept_diff = options.accept_diff;
+    operate.deep = options.deep;
+    operate.memory = options.memory;
     if (!options.generation.empty()) operate.generation = std::stoll(options.generation);
     operate.timeout = options.timeout;
     operate.cancelled = [&shutdown] { return shutdown.requested(); };
@@ -415,6 +419,20 @@ int main(int argc, char** argv) {
                                         "Samples of each table, the biggest deltas first.");
                          command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ.");
                      });
+    settings.command(
+        "verify", "Count a generation's log again, a second way, and compare every row; exit 1 when any differs",
+        operate([](const OperateOptions& given, std::ostream& out) { return run_verify(given, out, std::cerr); }),
+        [&](base::Settings& command) {
+            stream(command);
+            generation(command, false);
+            command.flag("deep", options.deep, "Name the rows that differ, and where in the log they come from.");
+            command.number("top", options.top, 0, 10'000, "Of each table's rows, the biggest deltas first.");
+            command.flag("csv", options.csv, "CSV instead of text.");
+            command.bytes("memory", options.memory, std::int64_t{1} << 20, std::int64_t{1} << 40,
+                          "What may stand in memory at once; the log is read as often as it takes.");
+            command.duration("timeout", options.timeout, milliseconds(1'000), milliseconds(3'600'000),
+                             "How long to wait for a record that has to be there.");
+        });
     settings.command(
         "promote", "Make the candidate the generation that is read", operate(promote), [&](base::Settings& command) {
             stream(command);

@@ -4,6 +4,7 @@
 #include "consumers/projections.h"
 #include "consumers/replay.h"
 #include "consumers/swap.h"
+#include "consumers/verify.h"
 #include "infra/base/progress.h"
 #include "schemas/instant.h"
 #include "schemas/json.h"
@@ -250,6 +251,55 @@ int show_diff(const OperateOptions& options, std::ostream& out) {
     const auto diff = compare(diff_options(options), pair.live, pair.next);
     write_diff(diff, format_of(options.format), out);
     return diff.differing() <= options.max_diff ? base::kDone : base::kFailed;
+}
+
+int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
+    const auto& projection = projection_of(options.stream);
+    std::optional<Generation> generation;
+    {
+        auto connection = connect(options.owner_dsn);
+        for (auto& one : find_generations(connection, projection)) {
+            const bool is_it =
+                options.generation == 0 ? one.role == Role::live : one.target.generation == options.generation;
+            if (is_it) generation = std::move(one);
+        }
+    }
+    if (!generation) {
+        throw Refused("stream " + options.stream +
+                      (options.generation == 0 ? " has no tables: run `tidemark-consumer migrate` first"
+                                               : " has no generation " + std::to_string(options.generation) +
+                                                     ": see `tidemark-consumer generations " + options.stream + "`"));
+    }
+    VerifyOptions verifying;
+    verifying.owner_dsn = options.owner_dsn;
+    verifying.brokers = options.lane.brokers;
+    verifying.kafka_properties = options.lane.kafka_properties;
+    verifying.top = options.deep ? static_cast<std::size_t>(options.top) : 0;
+    verifying.memory = options.memory;
+    verifying.timeout = options.timeout;
+    verifying.cancelled = options.cancelled;
+    Diff diff;
+    {
+        const base::SystemClock clock;
+        const auto began = clock.steady();
+        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(), "verify " + options.stream,
+                              "records");
+        verifying.on_progress = [&](const VerifyProgress& seen) {
+            const std::chrono::duration<double> took = clock.steady() - began;
+            bar.show({.done = seen.records,
+                      .total = seen.total,
+                      .rate = static_cast<double>(seen.records) / std::max(took.count(), 1e-3)},
+                     clock.steady());
+        };
+        diff = verify(verifying, *generation);
+    }
+    write_diff(diff, format_of(options.format), out);
+    if (diff.differing() == 0) return base::kDone;
+    if (options.format == "table") {
+        out << (options.deep ? "" : "Run it with --deep to see which. ") << "To mend them: tidemark-consumer replay "
+            << options.stream << ", diff, promote.\n";
+    }
+    return base::kFailed;
 }
 
 int promote(const OperateOptions& options, std::ostream& out) {

@@ -23,6 +23,8 @@ struct OperateOptions {
     std::int64_t max_diff = 0;     ///< rows in which the next generation may differ
     bool accept_diff = false;
     std::int64_t generation = 0;  ///< 0: the command's own choice
+    bool deep = false;            ///< name the rows that differ
+    std::int64_t memory = std::int64_t{1} << 30;
     std::chrono::milliseconds timeout{30'000};
     std::function<bool()> cancelled = [] { return false; };
 
@@ -35,6 +37,8 @@ int show_generations(const OperateOptions& options, std::ostream& out);
 int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// What another generation has differently. kFailed: more than `max_diff` rows.
 int show_diff(const OperateOptions& options, std::ostream& out);
+/// What the log says differently from a generation's tables, the live one's if none is given. kFailed: any row.
+int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// Makes the candidate live, unless it differs by more than `max_diff` rows and that was not accepted.
 int promote(const OperateOptions& options, std::ostream& out);
 /// Makes the generation live that was live before.

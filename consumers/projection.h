@@ -59,6 +59,8 @@ public:
     [[nodiscard]] virtual std::size_t entities() const noexcept = 0;
 };
 
+class Ledger;
+
 /// How a stream's log becomes tables: a deterministic function of the log's prefix. No wall clock, no randomness, no
 /// I/O but the given transaction; neither the cut of batches nor the interleaving of partitions may show. Stateless and
 /// shared by threads. Adding a stream means one of these and a line in projections.cpp.
@@ -74,6 +76,8 @@ public:
     /// are.
     [[nodiscard]] virtual bool needs_home_partition() const noexcept = 0;
     [[nodiscard]] virtual std::unique_ptr<Fold> begin() const = 0;
+    /// The same function of the log, written a second time (ledger.h): what `verify` holds the tables against.
+    [[nodiscard]] virtual std::unique_ptr<Ledger> ledger() const = 0;
 };
 
 }  // namespace tidemark::consumers

@@ -13,6 +13,7 @@ public:
     [[nodiscard]] std::string_view sql() const noexcept override { return "vehicles"; }
     [[nodiscard]] bool needs_home_partition() const noexcept override { return true; }
     [[nodiscard]] std::unique_ptr<Fold> begin() const override;
+    [[nodiscard]] std::unique_ptr<Ledger> ledger() const override;
 };
 
 }  // namespace tidemark::consumers

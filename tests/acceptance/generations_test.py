@@ -23,6 +23,7 @@ from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED
 from support.load import Load
+from support.operating import command, fill, generations, increment, roles
 from support.tidemark import Running, Tidemark
 
 
@@ -32,36 +33,6 @@ def own(make_tidemark: Callable[..., Tidemark]) -> Iterator[Tidemark]:
     tidemark = make_tidemark()
     yield tidemark
     tidemark.end()
-
-
-def increment(key: str, value: int, **more: str) -> tuple[bytes, bytes]:
-    """A record of the counters' topic."""
-    event = {"specversion": "1.0", "id": f"{key}-{value}-{time.monotonic_ns()}", "source": "/test", "type": INCREMENTED}
-    return key.encode(), json.dumps(event | {"data": {"key": key, "value": value}} | more).encode()
-
-
-def fill(tidemark: Tidemark, count: int = 3_000) -> None:
-    """Increments of many keys, of which some repeat, conflict or are no events at all."""
-    records = [increment(f"k{n % 97}", n % 11) for n in range(count)]
-    records += [increment("again", 7, idempotencykey="one") for _ in range(3)]
-    records += [increment("again", 8, idempotencykey="one"), (b"poison", b"{"), (b"wrong", increment("right", 1)[1])]
-    tidemark.log.put_all("tidemark.counters", records)
-
-
-def generations(tidemark: Tidemark, program: str = "consumer") -> dict[int, dict[str, Any]]:
-    done = tidemark.run(program, "generations", "counters", "--json")
-    assert done.returncode == 0, done.stderr
-    return {one["generation"]: one for one in json.loads(done.stdout)["generations"]}
-
-
-def roles(tidemark: Tidemark) -> dict[int, str]:
-    return {number: one["role"] for number, one in generations(tidemark).items()}
-
-
-def command(tidemark: Tidemark, *arguments: str, program: str = "consumer", code: int = 0) -> str:
-    done = tidemark.run(program, *arguments)
-    assert done.returncode == code, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-    return done.stdout if code == 0 else done.stdout + done.stderr
 
 
 def test_a_generation_is_rebuilt_compared_promoted_rolled_back_and_dropped(own: Tidemark) -> None:

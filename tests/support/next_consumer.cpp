@@ -2,6 +2,7 @@
 // and the fingerprint too. Linked with the program's own main, it stands in for the registry of the library.
 
 #include "consumers/counters.h"
+#include "consumers/ledger.h"
 #include "consumers/projections.h"
 #include "consumers/vehicles.h"
 
@@ -11,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace tidemark::consumers {
 
@@ -36,6 +38,24 @@ private:
     bool is_zero_ = false;
 };
 
+class LedgerWithoutZeros final : public Ledger {
+public:
+    explicit LedgerWithoutZeros(std::unique_ptr<Ledger> ledger) : ledger_(std::move(ledger)) {}
+
+    [[nodiscard]] std::vector<LedgerTable> tables() const override { return ledger_->tables(); }
+    bool read(const LoggedEvent& event, std::string_view& entity) override {
+        is_zero_ = event.event.data && event.event.data.find("value") && event.event.data.find("value").text() == "0";
+        return ledger_->read(event, entity);
+    }
+    void enter(LedgerRows& rows) override {
+        if (!is_zero_) ledger_->enter(rows);
+    }
+
+private:
+    std::unique_ptr<Ledger> ledger_;
+    bool is_zero_ = false;
+};
+
 class NextCounters final : public Projection {
 public:
     [[nodiscard]] const schemas::Stream& stream() const noexcept override { return now_.stream(); }
@@ -43,6 +63,9 @@ public:
     [[nodiscard]] std::string_view sql() const noexcept override { return now_.sql(); }
     [[nodiscard]] bool needs_home_partition() const noexcept override { return now_.needs_home_partition(); }
     [[nodiscard]] std::unique_ptr<Fold> begin() const override { return std::make_unique<WithoutZeros>(now_.begin()); }
+    [[nodiscard]] std::unique_ptr<Ledger> ledger() const override {
+        return std::make_unique<LedgerWithoutZeros>(now_.ledger());
+    }
 
 private:
     CounterProjection now_;

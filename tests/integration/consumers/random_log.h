@@ -112,8 +112,10 @@ private:
                 event.time = append_time_ + schemas::kMaxAhead;
                 break;
             case 3:
-                event.time = base::Timestamp{std::chrono::seconds(1'700'000'000 + below(3))};
-                break;  // ties
+                // Ties: among the late ones, and as the newest of their entity.
+                event.time = chance(50) ? base::Timestamp{std::chrono::seconds(1'700'000'000 + below(3))}
+                                        : std::chrono::ceil<std::chrono::minutes>(append_time_);
+                break;
             case 4:
                 event.time = *schemas::parse_instant("0001-01-01T00:00:00Z");
                 break;

@@ -1,0 +1,69 @@
+#include "consumers/counters.h"
+#include "consumers/ledger.h"
+#include "schemas/counters.h"
+
+namespace tidemark::consumers {
+
+namespace {
+
+using Kind = LedgerTable::Kind;
+
+constexpr std::int64_t kWindow = 10'000'000;  // microseconds
+
+class CounterLedger final : public Ledger {
+public:
+    [[nodiscard]] std::vector<LedgerTable> tables() const override {
+        return {{"totals",
+                 {{"key", Kind::text}},
+                 {{"value", Kind::number}, {"count", Kind::number}, {"updated_at", Kind::instant}}},
+                {"windows",
+                 {{"key", Kind::text}, {"window_start", Kind::instant}, {"partition", Kind::number}},
+                 {{"value", Kind::number},
+                  {"count", Kind::number},
+                  {"min_offset", Kind::number},
+                  {"max_offset", Kind::number}}}};
+    }
+
+    bool read(const LoggedEvent& event, std::string_view& entity) override {
+        const auto decoded = schemas::counters::read(event.event.data, schemas::json::Unknown::ignore);
+        if (!decoded) return false;
+        key_ = std::string(decoded->key);
+        value_ = decoded->value;
+        position_ = event.position;
+        occurred_at_ = microseconds(event.occurred_at);
+        log_time_ = microseconds(event.log_time);
+        entity = key_;
+        return true;
+    }
+
+    void enter(LedgerRows& rows) override {
+        if (auto* total = rows.at(0, rows.key_of(key_), position_)) {
+            total->add(0, value_);
+            total->add(1, 1);
+            total->most(2, log_time_);
+        }
+        const auto into = occurred_at_ % kWindow;
+        const auto start = occurred_at_ - into - (into < 0 ? kWindow : 0);
+        if (auto* window = rows.at(1, rows.key_of(key_, start, position_.partition), position_)) {
+            window->add(0, value_);
+            window->add(1, 1);
+            window->least(2, position_.offset);
+            window->most(3, position_.offset);
+        }
+    }
+
+private:
+    std::string key_;
+    std::int64_t value_ = 0;
+    schemas::Position position_;
+    std::int64_t occurred_at_ = 0;
+    std::int64_t log_time_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Ledger> CounterProjection::ledger() const {
+    return std::make_unique<CounterLedger>();
+}
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,73 @@
+#pragma once
+
+#include "consumers/generation.h"
+#include "consumers/ledger.h"
+#include "infra/kafka/record.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace tidemark::consumers {
+
+/// What is compared of a generation: the projection's tables, then those that every generation has.
+std::vector<LedgerTable> compared_tables(const Projection& projection);
+
+/// Counts a log again, record by record: which ones apply, repeat others or are dead letters, and what every table has
+/// to hold because of it. Nothing of it is shared with the fold that writes the tables but the decoding of events.
+/// Keeps the identities of the last day of log time in memory. One thread.
+class Recount {
+public:
+    /// The share `pass` of `passes` of all rows.
+    Recount(const Target& target, std::size_t pass, std::size_t passes);
+
+    /// As compared_tables says.
+    [[nodiscard]] const std::vector<LedgerTable>& tables() const noexcept { return tables_; }
+
+    /// Only the database knows which values it refuses: dead letters of that reason are taken as given, and said before
+    /// the record is taken.
+    void refused(schemas::Position position) { refused_.insert(position); }
+    /// The next record of its partition.
+    void take(const kafka::Record& record);
+    /// All rows, each partition having been taken from its `first` offset up to its `next`. To be called once.
+    LedgerRows& finish(const std::vector<std::int64_t>& first, const std::vector<std::int64_t>& next);
+
+private:
+    struct Sight {
+        std::int64_t offset = 0;
+        std::int64_t log_time = 0;
+        std::string data_hash;
+    };
+    struct Partition {
+        std::int64_t log_time = 0;
+        std::int64_t records = 0;
+        std::int64_t applied = 0;
+        std::int64_t duplicates = 0;
+        std::int64_t parked = 0;
+        std::unordered_map<std::string, Sight> sights;
+        std::int64_t forgotten_at = 0;  // log time
+    };
+    enum class Verdict : std::uint8_t { applied, duplicate, parked };
+
+    Verdict judge(const kafka::Record& record, Partition& partition, std::string_view& reason);
+    Verdict enter(const kafka::Record& record, const LoggedEvent& logged, Partition& partition,
+                  std::string_view& reason);
+    static void forget(Partition& partition);
+    void park(const kafka::Record& record, std::string_view reason);
+
+    const Target& target_;
+    std::unique_ptr<Ledger> ledger_;
+    std::vector<LedgerTable> tables_;
+    std::size_t common_;  // index of the first table that every generation has
+    LedgerRows rows_;
+    std::vector<Partition> partitions_;
+    std::set<schemas::Position> refused_;
+    schemas::json::Reader reader_;
+};
+
+}  // namespace tidemark::consumers

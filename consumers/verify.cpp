@@ -1,0 +1,395 @@
+#include "consumers/verify.h"
+
+#include "consumers/log_check.h"
+#include "consumers/recount.h"
+#include "infra/kafka/admin.h"
+#include "infra/kafka/consumer.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace tidemark::consumers {
+
+using std::chrono::milliseconds;
+
+namespace {
+
+using Kind = LedgerTable::Kind;
+using Offsets = std::vector<std::int64_t>;
+
+// Rows of a table that are fetched at once.
+constexpr int kRowsAtOnce = 10'000;
+
+// What a row stands for in memory, keys and values of a usual length.
+constexpr std::int64_t kBytesOfRow = 400;
+
+// What is left of the log may be read while a snapshot is held when it is no more than this: moments.
+constexpr std::int64_t kFewRecords = 100'000;
+
+// Between two looks at whether to go on.
+constexpr milliseconds kLook{200};
+
+pg::SessionOptions session() {
+    pg::SessionOptions options;
+    options.application_name = "tidemark-consumer verify";
+    options.statement_timeout = milliseconds(0);  // as long as the tables are big
+    options.lock_timeout = std::chrono::seconds(5);
+    options.idle_in_transaction_timeout = std::chrono::minutes(1);
+    return options;
+}
+
+struct Standing {
+    Offsets first;
+    Offsets next;
+};
+
+std::int64_t records_between(const Offsets& from, const Offsets& to) {
+    return std::transform_reduce(to.begin(), to.end(), from.begin(), std::int64_t{0}, std::plus<>(), std::minus<>());
+}
+
+Refused swapped(const Generation& generation) {
+    return Refused("generation " + std::to_string(generation.target.generation) +
+                   " changed its place while it was being read: verify it again");
+}
+
+// One pass: the log once, then the tables.
+class Pass {
+public:
+    Pass(const VerifyOptions& options, const Generation& generation, pg::Connection& connection,
+         kafka::RecordSource& log, std::size_t pass, std::size_t passes, VerifyProgress& progress)
+        : options_(options),
+          generation_(generation),
+          connection_(connection),
+          log_(log),
+          recount_(generation.target, pass, passes),
+          passes_left_(static_cast<std::int64_t>(passes - pass)),
+          progress_(progress) {}
+
+    /// What the rows of this pass have differently, added to what is there; the offsets at which.
+    Offsets run(Diff& diff) {
+        auto standing = look(connection_);
+        first_ = at_ = standing.first;
+        do {
+            read_to(connection_, standing.next);
+            standing = look(connection_);
+        } while (records_between(at_, standing.next) > kFewRecords);
+        auto snapshot = connection_.begin_snapshot();
+        const auto last = look(snapshot);
+        read_to(snapshot, last.next);
+        auto& rows = recount_.finish(first_, last.next);
+        const auto& tables = recount_.tables();
+        for (std::size_t n = 0; n < tables.size(); ++n)
+            compare(snapshot, n, rows, diff.tables[n]);
+        return last.next;
+    }
+
+private:
+    template <typename Session>
+    Standing look(Session& session) {
+        const auto sql =
+            "select partition, first_offset, next_offset, generation from " + table("offsets") + " order by partition";
+        const auto rows = session.run({"verify_offsets", sql.c_str()});
+        Standing standing;
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            if (rows.integer(row, 3) != generation_.target.generation) throw swapped(generation_);
+            standing.first.push_back(rows.integer(row, 1));
+            standing.next.push_back(rows.integer(row, 2));
+        }
+        return standing;
+    }
+
+    template <typename Session>
+    void load_refused(Session& session) {
+        const auto sql = "select partition, \"offset\" from " + table("dead_letters") + " where reason = '" +
+                         std::string(reason::kRefusedByDatabase) + "'";
+        const auto rows = session.run({"verify_refused", sql.c_str()});
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            const schemas::Position position{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
+            if (position.offset >= at_.at(static_cast<std::size_t>(position.partition))) recount_.refused(position);
+        }
+    }
+
+    // Takes every record below these offsets. They are in the tables, and so they are in the log.
+    template <typename Session>
+    void read_to(Session& session, const Offsets& ends) {
+        load_refused(session);
+        progress_.total = progress_.records + records_between(at_, ends) * passes_left_;
+        std::vector<kafka::Start> starts;
+        for (std::size_t n = 0; n < ends.size(); ++n) {
+            if (at_[n] < ends[n]) starts.push_back({static_cast<std::int32_t>(n), at_[n]});
+        }
+        auto open = starts.size();
+        if (open == 0) return;
+        log_.assign(starts);
+        auto heard = std::chrono::steady_clock::now();
+        const auto reached = [&](std::int32_t partition, std::int64_t offset) {
+            auto& at = at_[static_cast<std::size_t>(partition)];
+            const auto end = ends[static_cast<std::size_t>(partition)];
+            if (at >= end) return;
+            const auto before = at;
+            at = std::min(offset, end);
+            progress_.records += at - before;
+            heard = std::chrono::steady_clock::now();
+            if (at == end) --open;
+        };
+        while (open > 0) {
+            if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
+            for (int taken = 0; open > 0 && taken < kRowsAtOnce; ++taken) {
+                const auto polled = log_.poll(taken == 0 ? kLook : milliseconds(0));
+                if (const auto* record = std::get_if<kafka::Record>(&polled)) {
+                    const auto n = static_cast<std::size_t>(record->partition);
+                    if (at_[n] < ends[n] && record->offset < ends[n]) recount_.take(*record);
+                    reached(record->partition, record->offset + 1);
+                } else if (const auto* end = std::get_if<kafka::EndOfPartition>(&polled)) {
+                    check_reaches(*end, ends);
+                    reached(end->partition, end->offset);
+                } else {
+                    break;
+                }
+            }
+            options_.on_progress(progress_);
+            if (std::chrono::steady_clock::now() - heard > options_.timeout) {
+                throw std::runtime_error("topic " + generation_.target.topic + ": nothing came for " +
+                                         std::to_string(options_.timeout.count() / 1'000) +
+                                         " s: check that its brokers are there");
+            }
+        }
+    }
+
+    void check_reaches(const kafka::EndOfPartition& end, const Offsets& ends) const {
+        const auto wanted = ends[static_cast<std::size_t>(end.partition)];
+        if (end.offset >= wanted) return;
+        throw Refused("topic " + generation_.target.topic + ", partition " + std::to_string(end.partition) +
+                      ": the log ends at offset " + std::to_string(end.offset) + ", the tables stand at " +
+                      std::to_string(wanted) + ". Records that were folded are gone");
+    }
+
+    [[nodiscard]] std::string table(std::string_view name) const {
+        return pg::quote_identifier(generation_.schema, name);
+    }
+
+    static std::string expression(const LedgerTable::Column& column) {
+        const auto name = "t." + pg::quote_identifier(column.name);
+        switch (column.kind) {
+            case Kind::instant:
+                return "(extract(epoch from " + name + ") * 1000000)::bigint::text";
+            case Kind::bytes:
+                return "encode(sha256(" + name + "), 'hex')";
+            case Kind::text:
+            case Kind::number:
+                break;
+        }
+        return name + "::text";
+    }
+
+    std::string select(const LedgerTable& shape) const {
+        std::string columns;
+        for (const auto* list : {&shape.key, &shape.columns}) {
+            for (const auto& column : *list)
+                columns += (columns.empty() ? "" : ", ") + expression(column);
+        }
+        auto sql = "select " + columns + " from " + table(shape.name) + " t";
+        // First sights that can decide nothing any more are pruned some time.
+        if (shape.name == "dedupe") {
+            sql += " join " + table("offsets") +
+                   " o on o.partition = t.partition and t.log_time >= o.log_time - interval '24 hours'";
+        }
+        return sql;
+    }
+
+    void compare(pg::Transaction& snapshot, std::size_t number, LedgerRows& ledger, Diff::Table& found) {
+        const auto& shape = recount_.tables()[number];
+        auto& rows = ledger.of(number);
+        found.rows_other += static_cast<std::int64_t>(rows.size());
+        const auto width = shape.key.size() + shape.columns.size();
+        snapshot.run_script("declare verify_rows no scroll cursor for " + select(shape));
+        const auto fetch = "fetch " + std::to_string(kRowsAtOnce) + " from verify_rows";
+        while (true) {
+            const auto stored = snapshot.run_script(fetch);
+            for (std::size_t row = 0; row < stored.size(); ++row) {
+                std::vector<std::optional<std::string>> cells;
+                cells.reserve(width);
+                for (std::size_t column = 0; column < width; ++column)
+                    cells.emplace_back(stored.cell(row, column));
+                check(shape, number, ledger, cells, found);
+            }
+            if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
+            if (stored.size() < static_cast<std::size_t>(kRowsAtOnce)) break;
+        }
+        snapshot.run_script("close verify_rows");
+        for (const auto& [key, row] : rows) {
+            found.added += 1;
+            Diff::Sample sample;
+            sample.kind = Diff::Kind::added;
+            std::size_t begin = 0;
+            for (const auto& column : shape.key) {
+                const auto end = std::min(key.find('\0', begin), key.size());
+                sample.key.push_back({column.name, shown(column, key.substr(begin, end - begin)).value()});
+                begin = end + 1;
+            }
+            for (std::size_t n = 0; n < shape.columns.size(); ++n)
+                note(sample, shape.columns[n], std::nullopt, text_of(row.columns[n]));
+            keep(found, std::move(sample), row);
+        }
+        rows.clear();
+    }
+
+    void check(const LedgerTable& shape, std::size_t number, LedgerRows& ledger,
+               const std::vector<std::optional<std::string>>& cells, Diff::Table& found) {
+        std::string key;
+        for (std::size_t n = 0; n < shape.key.size(); ++n) {
+            if (n > 0) key += '\0';
+            key += cells[n].value_or("");
+        }
+        if (!ledger.is_mine(number, key)) return;
+        found.rows_live += 1;
+        auto& rows = ledger.of(number);
+        const auto expected = rows.find(key);
+        const bool is_extra = expected == rows.end();
+        Diff::Sample sample;
+        sample.kind = is_extra ? Diff::Kind::removed : Diff::Kind::changed;
+        for (std::size_t n = 0; n < shape.columns.size(); ++n) {
+            const auto& stored = cells[shape.key.size() + n];
+            auto wanted = is_extra ? std::nullopt : text_of(expected->second.columns[n]);
+            if (is_extra || stored != wanted) note(sample, shape.columns[n], stored, std::move(wanted));
+        }
+        const auto row = is_extra ? LedgerRow{} : std::move(expected->second);
+        if (!is_extra) rows.erase(expected);
+        if (!is_extra && sample.changes.empty()) return;
+        (is_extra ? found.removed : found.changed) += 1;
+        for (std::size_t n = 0; n < shape.key.size(); ++n)
+            sample.key.push_back({shape.key[n].name, shown(shape.key[n], cells[n].value_or("")).value()});
+        keep(found, std::move(sample), row);
+    }
+
+    static std::optional<std::string> text_of(const Value& value) {
+        if (const auto* number = std::get_if<Int128>(&value)) return to_decimal(*number);
+        if (const auto* text = std::get_if<std::string>(&value)) return *text;
+        return std::nullopt;
+    }
+
+    static std::optional<std::int64_t> integer(const std::optional<std::string>& text) {
+        if (!text) return 0;
+        std::int64_t number = 0;
+        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
+        if (error != std::errc{} || end != text->data() + text->size()) return std::nullopt;
+        return number;
+    }
+
+    // As people read it.
+    static std::optional<std::string> shown(const LedgerTable::Column& column, const std::optional<std::string>& text) {
+        if (!text || column.kind != Kind::instant) return text;
+        const auto number = integer(text);
+        if (!number) return text;
+        return schemas::format_instant(schemas::Timestamp(std::chrono::microseconds(*number)));
+    }
+
+    static void note(Diff::Sample& sample, const LedgerTable::Column& column, const std::optional<std::string>& stored,
+                     const std::optional<std::string>& wanted) {
+        Diff::Change change{column.name, shown(column, stored), shown(column, wanted), std::nullopt};
+        const auto is = integer(stored);
+        const auto should = integer(wanted);
+        const bool is_offset = column.name.ends_with("offset");
+        std::int64_t delta = 0;
+        if (column.kind == Kind::number && !is_offset && is && should && !__builtin_sub_overflow(*should, *is, &delta))
+            change.delta = std::to_string(delta);
+        sample.changes.push_back(std::move(change));
+    }
+
+    // The biggest deltas, like diff: of those that came first where they are equal.
+    void keep(Diff::Table& found, Diff::Sample sample, const LedgerRow& row) const {
+        for (const auto& range : row.from)
+            sample.evidence.push_back({range.partition, range.min_offset, range.max_offset});
+        const auto weight = [](const Diff::Sample& one) {
+            double sum = 0;
+            for (const auto& change : one.changes) {
+                if (change.delta) sum += std::abs(static_cast<double>(integer(change.delta).value_or(0)));
+            }
+            return sum;
+        };
+        const auto place = std::upper_bound(found.samples.begin(), found.samples.end(), weight(sample),
+                                            [&](double mine, const Diff::Sample& one) { return mine > weight(one); });
+        found.samples.insert(place, std::move(sample));
+        if (found.samples.size() > options_.top) found.samples.pop_back();
+    }
+
+    const VerifyOptions& options_;
+    const Generation& generation_;
+    pg::Connection& connection_;
+    kafka::RecordSource& log_;
+    Recount recount_;
+    std::int64_t passes_left_;  // this one counted
+    VerifyProgress& progress_;
+    Offsets first_;
+    Offsets at_;  // next offset to take, by partition
+};
+
+// So many that a pass's share of the rows fits.
+std::size_t count_passes(const VerifyOptions& options, const Generation& generation, pg::Connection& connection) {
+    std::int64_t rows = 0;
+    for (const auto& table : compared_tables(*generation.target.projection)) {
+        const auto name = "verify_count_" + table.name;
+        const auto sql = "select count(*) from " + pg::quote_identifier(generation.schema, table.name);
+        rows += connection.run({name.c_str(), sql.c_str()}).integer(0, 0);
+    }
+    return static_cast<std::size_t>(1 + rows * kBytesOfRow / std::max<std::int64_t>(1, options.memory));
+}
+
+}  // namespace
+
+Diff verify(const VerifyOptions& options, const Generation& generation) {
+    const auto& target = generation.target;
+    if (!generation.is_of_this_program()) {
+        throw Refused("generation " + std::to_string(target.generation) + " of " +
+                      std::string(target.projection->stream().name) + " is of fingerprint " + generation.fingerprint +
+                      ", this program's is " + target.projection->fingerprint() +
+                      ": verify it with the program that folds it");
+    }
+    {
+        kafka::Admin admin(options.brokers, options.kafka_properties);
+        check_log_is_whole(admin, target);
+    }
+    kafka::ConsumerOptions reading;
+    reading.brokers = options.brokers;
+    reading.topic = target.topic;
+    reading.group = "verify";  // it joins none
+    reading.client_id = "tidemark-consumer-verify";
+    reading.properties = options.kafka_properties;
+    reading.partitions.resize(static_cast<std::size_t>(target.partitions));
+    std::iota(reading.partitions.begin(), reading.partitions.end(), 0);
+    kafka::Consumer log(reading);
+    return verify(options, generation, log);
+}
+
+Diff verify(const VerifyOptions& options, const Generation& generation, kafka::RecordSource& log) {
+    while (!std::holds_alternative<kafka::Assigned>(log.poll(kLook))) {
+    }
+    pg::Connection connection(options.owner_dsn, session());
+    connection.run_script("set client_connection_check_interval = '1s'");
+    Diff diff;
+    diff.of_the_log = true;
+    diff.stream = generation.target.projection->stream().name;
+    diff.live = generation.target.generation;
+    for (const auto& table : compared_tables(*generation.target.projection))
+        diff.tables.emplace_back().name = table.name;
+    VerifyProgress progress;
+    try {
+        const auto passes = count_passes(options, generation, connection);
+        for (std::size_t pass = 0; pass < passes; ++pass)
+            diff.vector = Pass(options, generation, connection, log, pass, passes, progress).run(diff);
+    } catch (const pg::Error& error) {
+        if (tables_moved(error)) throw swapped(generation);
+        throw;
+    }
+    return diff;
+}
+
+}  // namespace tidemark::consumers
