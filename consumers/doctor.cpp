@@ -289,8 +289,7 @@ private:
         }
         if (reasons.empty()) return;
         add(Severity::warning, "dead_letters", subject, "records could not be applied: " + reasons,
-            "look at them: select * from " + pg::quote_identifier(generation.schema, "dead_letters") +
-                " where status = 'open'");
+            "look at them: tidemark-consumer dead-letters " + stream);
     }
 
     // Compares the tables with those that this program would make. Nothing of it stays.

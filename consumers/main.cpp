@@ -1,3 +1,4 @@
+#include "consumers/dead_letters.h"
 #include "consumers/doctor.h"
 #include "consumers/generation.h"
 #include "consumers/lanes.h"
@@ -66,6 +67,8 @@ struct Options {
     bool accept_diff = false;
     bool deep = false;
     std::int64_t memory = std::int64_t{1} << 30;
+    std::string letter;
+    std::string reason;
     milliseconds timeout{30'000};
 };
 
@@ -270,6 +273,8 @@ OperateOptions operate_options(const Options& options, const base::Shutdown& shu
     operate.accept_diff = options.accept_diff;
     operate.deep = options.deep;
     operate.memory = options.memory;
+    operate.letter = options.letter;
+    operate.reason = options.reason;
     if (!options.generation.empty()) operate.generation = std::stoll(options.generation);
     operate.timeout = options.timeout;
     operate.cancelled = [&shutdown] { return shutdown.requested(); };
@@ -451,6 +456,18 @@ int main(int argc, char** argv) {
                          command.argument("stream", options.stream, true, "Stream, e.g. counters.");
                          generation(command, true);
                      });
+    settings.command(
+        "dead-letters", "Show what could not be applied: how many for which reason, the newest, or one of them whole",
+        operate(show_dead_letters), [&](base::Settings& command) {
+            stream(command);
+            command.argument("letter", options.letter, false, "PARTITION:OFFSET of one, e.g. 2:1834.");
+            command.text("reason", options.reason, "Only those, e.g. malformed.");
+            command.number("top", options.top, 0, 10'000, "So many of the newest.");
+            command.check([&] {
+                if (options.letter.empty() || parse_letter(options.letter)) return std::vector<std::string>{};
+                return std::vector<std::string>{"letter: not PARTITION:OFFSET: " + options.letter + ", e.g. 2:1834"};
+            });
+        });
     settings.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3334"); });
     return settings.run(argc, argv);
 }

@@ -1,5 +1,6 @@
 #include "consumers/operate.h"
 
+#include "consumers/dead_letters.h"
 #include "consumers/diff.h"
 #include "consumers/projections.h"
 #include "consumers/replay.h"
@@ -36,6 +37,10 @@ pg::Connection connect(const std::string& dsn) {
     session.application_name = "tidemark-consumer";
     session.statement_timeout = std::chrono::minutes(1);
     return pg::Connection(dsn, session);
+}
+
+Refused no_tables(const std::string& stream) {
+    return Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
 }
 
 struct Line {
@@ -264,11 +269,10 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
             if (is_it) generation = std::move(one);
         }
     }
+    if (!generation && options.generation == 0) throw no_tables(options.stream);
     if (!generation) {
-        throw Refused("stream " + options.stream +
-                      (options.generation == 0 ? " has no tables: run `tidemark-consumer migrate` first"
-                                               : " has no generation " + std::to_string(options.generation) +
-                                                     ": see `tidemark-consumer generations " + options.stream + "`"));
+        throw Refused("stream " + options.stream + " has no generation " + std::to_string(options.generation) +
+                      ": see `tidemark-consumer generations " + options.stream + "`");
     }
     VerifyOptions verifying;
     verifying.owner_dsn = options.owner_dsn;
@@ -300,6 +304,21 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
             << options.stream << ", diff, promote.\n";
     }
     return base::kFailed;
+}
+
+int show_dead_letters(const OperateOptions& options, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    auto connection = connect(options.consumer_dsn);
+    const auto live = find_live(connection, projection);
+    if (!live) throw no_tables(options.stream);
+    DeadLetterOptions letters;
+    letters.dsn = options.consumer_dsn;
+    letters.letter = parse_letter(options.letter);
+    letters.reason = options.reason;
+    letters.limit = options.top;
+    letters.json = options.json();
+    write_dead_letters(letters, *live, out);
+    return base::kDone;
 }
 
 int promote(const OperateOptions& options, std::ostream& out) {

@@ -25,6 +25,8 @@ struct OperateOptions {
     std::int64_t generation = 0;  ///< 0: the command's own choice
     bool deep = false;            ///< name the rows that differ
     std::int64_t memory = std::int64_t{1} << 30;
+    std::string letter{};  ///< PARTITION:OFFSET; empty: all
+    std::string reason{};  ///< empty: any
     std::chrono::milliseconds timeout{30'000};
     std::function<bool()> cancelled = [] { return false; };
 
@@ -44,5 +46,7 @@ int promote(const OperateOptions& options, std::ostream& out);
 /// Makes the generation live that was live before.
 int roll_back(const OperateOptions& options, std::ostream& out);
 int drop(const OperateOptions& options, std::ostream& out);
+/// What the live generation could not take: by reason, and the newest; or one letter whole.
+int show_dead_letters(const OperateOptions& options, std::ostream& out);
 
 }  // namespace tidemark::consumers

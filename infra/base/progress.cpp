@@ -59,11 +59,14 @@ ProgressBar::ProgressBar(std::ostream& out, Style style, std::string what, std::
     : out_(out), style_(style), what_(std::move(what)), unit_(std::move(unit)) {}
 
 ProgressBar::~ProgressBar() {
+    if (undrawn_) draw(*undrawn_);
     if (shown_ && style_ == Style::bar) out_ << '\n' << std::flush;
 }
 
 void ProgressBar::show(const State& state, std::chrono::steady_clock::time_point now) {
+    undrawn_ = state;
     if (shown_ && now < next_) return;
+    undrawn_.reset();
     next_ = now + (style_ == Style::bar     ? std::chrono::milliseconds(kRedraw)
                    : style_ == Style::lines ? std::chrono::milliseconds(kNextLine)
                                             : std::chrono::milliseconds(kNextJson));

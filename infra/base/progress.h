@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <ostream>
 #include <string>
 
@@ -25,7 +26,7 @@ public:
 
     /// `what`, e.g. "replay counters", stands first in every line; `unit`, e.g. "records", behind the numbers.
     ProgressBar(std::ostream& out, Style style, std::string what, std::string unit);
-    /// Ends the bar's line.
+    /// Draws what was shown last, and ends the bar's line.
     ~ProgressBar();
     ProgressBar(const ProgressBar&) = delete;
     ProgressBar& operator=(const ProgressBar&) = delete;
@@ -41,6 +42,7 @@ private:
     std::string what_;
     std::string unit_;
     bool shown_ = false;
+    std::optional<State> undrawn_;
     std::chrono::steady_clock::time_point next_{};
 };
 

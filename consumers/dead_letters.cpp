@@ -1,0 +1,233 @@
+#include "consumers/dead_letters.h"
+
+#include "consumers/terminal.h"
+#include "infra/base/progress.h"
+#include "schemas/base64.h"
+#include "schemas/instant.h"
+#include "schemas/json.h"
+
+#include <algorithm>
+#include <charconv>
+#include <iomanip>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace tidemark::consumers {
+
+using base::with_commas;
+
+namespace {
+
+constexpr pg::Statement kReasons{"dead_letters_reasons", R"(
+select reason, status, count(*), (extract(epoch from min(append_time)) * 1000000)::bigint,
+       (extract(epoch from max(append_time)) * 1000000)::bigint
+from dead_letters where $1 in ('', reason)
+group by reason, status order by 3 desc, 1, 2)"};
+
+constexpr pg::Statement kNewest{"dead_letters_newest", R"(
+select partition, "offset", (extract(epoch from append_time) * 1000000)::bigint, reason, detail, status, attempts,
+       key is null, coalesce(key, ''), coalesce(octet_length(value), -1)
+from dead_letters where $1 in ('', reason)
+order by append_time desc, partition, "offset" desc limit $2)"};
+
+constexpr pg::Statement kOne{"dead_letters_one", R"(
+select (extract(epoch from append_time) * 1000000)::bigint, reason, detail, status, attempts,
+       key is null, coalesce(key, ''), value is null, coalesce(value, ''), topic
+from dead_letters where partition = $1 and "offset" = $2)"};
+
+constexpr pg::Statement kHeaders{"dead_letters_headers", R"(
+select h.name, h.value
+from dead_letters d, unnest(d.header_names, d.header_values) with ordinality as h (name, value, place)
+where d.partition = $1 and d."offset" = $2 order by h.place)"};
+
+// A value that long is read with --json.
+constexpr std::size_t kMostOfValue = 2'000;
+
+using Bytes = std::optional<std::string>;
+
+std::string text_of(const schemas::Position& position) {
+    return std::to_string(position.partition) + ':' + std::to_string(position.offset);
+}
+
+std::string for_people(const Bytes& bytes, std::size_t most = 60) {
+    if (!bytes) return "null";
+    if (schemas::json::is_utf8(*bytes)) return shown(*bytes, most);
+    return "base64 " + shown(schemas::to_base64(*bytes), most);
+}
+
+void append_bytes(std::string& json, std::string_view name, const Bytes& bytes) {
+    const bool is_text = !bytes || schemas::json::is_utf8(*bytes);
+    json.append("\"").append(name).append(is_text ? "\":" : "Base64\":");
+    if (!bytes) {
+        json += "null";
+    } else {
+        schemas::json::append_string(json, is_text ? *bytes : schemas::to_base64(*bytes));
+    }
+}
+
+void append_text(std::string& json, std::string_view name, std::string_view text) {
+    json.append(",\"").append(name).append("\":");
+    schemas::json::append_string(json, text);
+}
+
+Bytes bytes_at(const pg::Rows& rows, std::size_t row, std::size_t is_null) {
+    return rows.boolean(row, is_null) ? std::nullopt : Bytes(rows.bytes(row, is_null + 1));
+}
+
+void write_one(pg::Connection& tables, const DeadLetterOptions& options, const std::string& stream, std::ostream& out) {
+    pg::Params params;
+    params.add(options.letter->partition).add(options.letter->offset);
+    const auto rows = tables.run(kOne, params);
+    const auto position = text_of(*options.letter);
+    if (rows.empty()) throw Refused("stream " + stream + " has no dead letter " + position);
+    const auto headers = tables.run(kHeaders, params);
+    const auto appended = schemas::format_instant(rows.instant(0, 0));
+    const auto key = bytes_at(rows, 0, 5);
+    const auto value = bytes_at(rows, 0, 7);
+    if (options.json) {
+        std::string json = "{\"letter\":\"" + position + '"';
+        append_text(json, "topic", rows.text(0, 9));
+        append_text(json, "appendTime", appended);
+        append_text(json, "reason", rows.text(0, 1));
+        append_text(json, "detail", rows.text(0, 2));
+        append_text(json, "status", rows.text(0, 3));
+        json += ",\"attempts\":" + std::to_string(rows.integer(0, 4)) + ",";
+        append_bytes(json, "key", key);
+        json += ",\"headers\":[";
+        for (std::size_t row = 0; row < headers.size(); ++row) {
+            json += row > 0 ? ",{" : "{";
+            append_bytes(json, "name", headers.bytes(row, 0));
+            json += ',';
+            append_bytes(json, "value", headers.bytes(row, 1));
+            json += '}';
+        }
+        json += "],";
+        append_bytes(json, "value", value);
+        out << json << "}\n";
+        return;
+    }
+    out << "letter    " << position << " of topic " << rows.text(0, 9) << ", appended " << appended << "\nreason    "
+        << rows.text(0, 1) << ": " << shown(std::string(rows.text(0, 2)), kMostOfValue) << "\nstatus    "
+        << rows.text(0, 3) << ", attempts " << rows.integer(0, 4) << "\nkey       " << for_people(key, kMostOfValue)
+        << '\n';
+    for (std::size_t row = 0; row < headers.size(); ++row) {
+        out << "header    " << for_people(headers.bytes(row, 0)) << ": " << for_people(headers.bytes(row, 1)) << '\n';
+    }
+    out << "value     " << for_people(value, kMostOfValue) << '\n';
+}
+
+struct Reason {
+    std::string reason;
+    std::string status;
+    std::int64_t count = 0;
+    std::string oldest;
+    std::string newest;
+};
+
+std::vector<Reason> find_reasons(pg::Connection& tables, const std::string& only) {
+    pg::Params params;
+    params.add(only);
+    const auto rows = tables.run(kReasons, params);
+    std::vector<Reason> reasons;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        reasons.push_back({std::string(rows.text(row, 0)), std::string(rows.text(row, 1)), rows.integer(row, 2),
+                           schemas::format_instant(rows.instant(row, 3)),
+                           schemas::format_instant(rows.instant(row, 4))});
+    }
+    return reasons;
+}
+
+void write_list_as_json(const pg::Rows& letters, const std::vector<Reason>& reasons, const Generation& live,
+                        std::int64_t count, std::ostream& out) {
+    std::string json = "{\"stream\":\"" + std::string(live.target.projection->stream().name) +
+                       "\",\"generation\":" + std::to_string(live.target.generation) +
+                       ",\"count\":" + std::to_string(count) + ",\"reasons\":[";
+    for (const auto& one : reasons) {
+        json += &one == &reasons.front() ? "{\"count\":" : ",{\"count\":";
+        json += std::to_string(one.count);
+        append_text(json, "reason", one.reason);
+        append_text(json, "status", one.status);
+        append_text(json, "oldest", one.oldest);
+        append_text(json, "newest", one.newest);
+        json += '}';
+    }
+    json += "],\"letters\":[";
+    for (std::size_t row = 0; row < letters.size(); ++row) {
+        json += row > 0 ? ",{" : "{";
+        json += "\"letter\":\"" + std::to_string(letters.integer(row, 0)) + ':' +
+                std::to_string(letters.integer(row, 1)) + '"';
+        append_text(json, "appendTime", schemas::format_instant(letters.instant(row, 2)));
+        append_text(json, "reason", letters.text(row, 3));
+        append_text(json, "detail", letters.text(row, 4));
+        append_text(json, "status", letters.text(row, 5));
+        json += ",\"attempts\":" + std::to_string(letters.integer(row, 6)) + ',';
+        append_bytes(json, "key", bytes_at(letters, row, 7));
+        const auto size = letters.integer(row, 9);
+        json += ",\"size\":" + (size < 0 ? "null" : std::to_string(size)) + '}';
+    }
+    out << json << "]}\n";
+}
+
+void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, const Generation& live, std::int64_t count,
+                std::ostream& out) {
+    const std::string stream(live.target.projection->stream().name);
+    out << stream << ", generation " << live.target.generation << ": " << with_commas(count)
+        << (count == 1 ? " dead letter\n" : " dead letters\n");
+    if (reasons.empty()) return;
+    out << '\n'
+        << padded("REASON", 22) << padded("STATUS", 13) << std::right << std::setw(12) << "COUNT"
+        << "  " << padded("OLDEST", 28) << "NEWEST\n";
+    for (const auto& one : reasons) {
+        out << padded(one.reason, 22) << padded(one.status, 13) << std::right << std::setw(12) << with_commas(one.count)
+            << "  " << padded(one.oldest, 28) << one.newest << '\n';
+    }
+    out << "\nThe newest:\n"
+        << padded("LETTER", 16) << padded("APPENDED", 28) << padded("REASON", 22) << "KEY, DETAIL\n";
+    for (std::size_t row = 0; row < letters.size(); ++row) {
+        const schemas::Position position{static_cast<std::int32_t>(letters.integer(row, 0)), letters.integer(row, 1)};
+        out << padded(text_of(position), 16) << padded(schemas::format_instant(letters.instant(row, 2)), 28)
+            << padded(std::string(letters.text(row, 3)), 22) << for_people(bytes_at(letters, row, 7), 40) << ", "
+            << shown(std::string(letters.text(row, 4))) << '\n';
+    }
+    out << "\nOne of them whole: tidemark-consumer dead-letters " << stream << " PARTITION:OFFSET\n";
+}
+
+}  // namespace
+
+std::optional<schemas::Position> parse_letter(const std::string& text) {
+    schemas::Position position;
+    const auto* end = text.data() + text.size();
+    const auto partition = std::from_chars(text.data(), end, position.partition);
+    if (partition.ec != std::errc{} || partition.ptr == end || *partition.ptr != ':') return std::nullopt;
+    const auto offset = std::from_chars(partition.ptr + 1, end, position.offset);
+    if (offset.ec != std::errc{} || offset.ptr != end) return std::nullopt;
+    if (position.partition < 0 || position.offset < 0) return std::nullopt;
+    return position;
+}
+
+void write_dead_letters(const DeadLetterOptions& options, const Generation& live, std::ostream& out) {
+    pg::SessionOptions session;
+    session.application_name = "tidemark-consumer dead-letters";
+    session.search_path = pg::quote_identifier(live.schema);
+    session.statement_timeout = std::chrono::minutes(1);
+    pg::Connection tables(options.dsn, session);
+    if (options.letter) {
+        write_one(tables, options, std::string(live.target.projection->stream().name), out);
+        return;
+    }
+    const auto reasons = find_reasons(tables, options.reason);
+    std::int64_t count = 0;
+    for (const auto& one : reasons)
+        count += one.count;
+    pg::Params params;
+    params.add(options.reason).add(options.limit);
+    const auto letters = tables.run(kNewest, params);
+    if (options.json) {
+        write_list_as_json(letters, reasons, live, count, out);
+    } else {
+        write_list(letters, reasons, live, count, out);
+    }
+}
+
+}  // namespace tidemark::consumers

@@ -1,0 +1,93 @@
+#include "infra/base/progress.h"
+
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <sstream>
+#include <string>
+
+using namespace std::chrono_literals;
+using tidemark::base::ProgressBar;
+using tidemark::base::with_commas;
+using Style = ProgressBar::Style;
+
+namespace {
+
+constexpr std::chrono::steady_clock::time_point kStart{1'000s};
+
+std::size_t count(const std::string& text, const std::string& part) {
+    std::size_t found = 0;
+    for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+        ++found;
+    return found;
+}
+
+}  // namespace
+
+TEST_CASE("a bar is drawn over itself ten times a second and ends its line") {
+    std::ostringstream out;
+    {
+        ProgressBar bar(out, Style::bar, "replay counters", "records");
+        for (int ms = 0; ms < 1'000; ++ms)
+            bar.show({.done = ms, .total = 1'000, .rate = 1'000}, kStart + std::chrono::milliseconds(ms));
+        CHECK(count(out.str(), "\r") == 10);
+        CHECK(count(out.str(), "\n") == 0);
+    }
+    CHECK(count(out.str(), "\r") == 11);
+    CHECK(out.str().find("\rreplay counters  [") == 0);
+    CHECK(count(out.str(), "\n") == 1);
+    CHECK(out.str().back() == '\n');
+}
+
+TEST_CASE("what was shown last is drawn in the end") {
+    for (const auto style : {Style::bar, Style::lines, Style::json}) {
+        std::ostringstream out;
+        {
+            ProgressBar bar(out, style, "verify counters", "records");
+            bar.show({.done = 2, .total = 5, .rate = 25, .note = "1 parked"}, kStart);
+            bar.show({.done = 5, .total = 5, .rate = 25}, kStart + 1ms);
+        }
+        CAPTURE(out.str());
+        const bool is_last = out.str().find(style == Style::json ? R"("done":5,"total":5)"
+                                                                 : "100.0 %  5 of 5 records") != std::string::npos;
+        CHECK(is_last);
+        CHECK(count(out.str(), "verify counters") == 2);
+    }
+}
+
+TEST_CASE("a bar that was shown nothing writes nothing") {
+    std::ostringstream out;
+    { const ProgressBar bar(out, Style::bar, "what", "records"); }
+    CHECK(out.str().empty());
+}
+
+TEST_CASE("lines and JSON say how long it takes, as far as that can be said") {
+    std::ostringstream out;
+    {
+        ProgressBar lines(out, Style::lines, "replay counters", "records");
+        lines.show({.done = 1'000, .total = 8'201'000, .rate = 1'000, .note = "3 parked"}, kStart);
+        lines.show({.done = 1'000, .total = 4'000, .rate = 0}, kStart + 5s);
+        lines.show({.done = 1'000, .total = 64'000, .rate = 1'000}, kStart + 10s);
+    }
+    CHECK(out.str() ==
+          "replay counters    0.0 %  1,000 of 8,201,000 records  1,000/s  2h16m left  3 parked\n"
+          "replay counters   25.0 %  1,000 of 4,000 records  0/s\n"
+          "replay counters    1.6 %  1,000 of 64,000 records  1,000/s  1m03s left\n");
+    out.str("");
+    {
+        ProgressBar json(out, Style::json, "replay counters", "records");
+        json.show({.done = 1, .total = 3, .rate = 0}, kStart);
+        json.show({.done = 3, .total = 3, .rate = 2.6}, kStart + 1s);
+    }
+    CHECK(out.str() == R"({"progress":"replay counters","done":1,"total":3,"rate":0,"secondsLeft":null})"
+                       "\n"
+                       R"({"progress":"replay counters","done":3,"total":3,"rate":3,"secondsLeft":0})"
+                       "\n");
+}
+
+TEST_CASE("digits stand in groups") {
+    CHECK(with_commas(0) == "0");
+    CHECK(with_commas(999) == "999");
+    CHECK(with_commas(-1'000) == "-1,000");
+    CHECK(with_commas(1'234'567) == "1,234,567");
+}
