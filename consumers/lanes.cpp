@@ -6,7 +6,6 @@
 
 #include <unistd.h>
 
-#include <set>
 #include <utility>
 
 namespace tidemark::consumers {
@@ -110,6 +109,7 @@ void Lanes::follow(const std::vector<Generation>& registered) {
         log::info("lane_started",
                   {{"stream", key.first}, {"generation", std::int64_t{key.second}}, {"role", to_string(one.role)}});
         const std::lock_guard lock(mutex_);
+        interrupted_.erase(key);
         lanes_[std::move(key)].lane = std::move(lane);
     }
     for (auto entry = lanes_.begin(); entry != lanes_.end();) {
@@ -128,8 +128,11 @@ void Lanes::follow(const std::vector<Generation>& registered) {
         std::shared_ptr<Lane> lane;  // closing it takes longer than the lock may be held
         const std::lock_guard lock(mutex_);
         lane = std::move(mine.lane);
+        if (replaced && lane->processor().status().live) interrupted_.insert(key);
         entry = lanes_.erase(entry);
     }
+    const std::lock_guard lock(mutex_);
+    std::erase_if(interrupted_, [&](const Key& key) { return !wanted.contains(key); });
 }
 
 void Lanes::stop() {
@@ -152,9 +155,9 @@ std::vector<std::shared_ptr<StreamProcessor>> Lanes::processors() const {
 std::string Lanes::interrupted() const {
     const std::lock_guard lock(mutex_);
     for (const auto& [key, mine] : lanes_) {
-        if (mine.lane->ended() && mine.lane->processor().status().live) return key.first;
+        if (mine.lane->ended() && mine.lane->failure() && mine.lane->processor().status().live) return key.first;
     }
-    return "";
+    return interrupted_.empty() ? "" : interrupted_.begin()->first;
 }
 
 void Lanes::check_stuck(std::chrono::milliseconds step, std::chrono::milliseconds stuck_after) {

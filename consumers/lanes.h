@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -78,7 +79,7 @@ public:
 
     /// Any thread: those that fold.
     [[nodiscard]] std::vector<std::shared_ptr<StreamProcessor>> processors() const;
-    /// Any thread: a stream that is read and whose lane has ended; empty: none.
+    /// Any thread: a stream that is read and whose lane has failed and is not taken up again yet; empty: none.
     [[nodiscard]] std::string interrupted() const;
     /// Gives up, with the process, when a processor does not go round any more: its partitions are better off
     /// elsewhere. To be called every `step`, which is what is counted: a whole process that was stopped and continued
@@ -99,6 +100,7 @@ private:
     base::Metrics& metrics_;
     mutable std::mutex mutex_;  // guards lanes_ but for what only the one thread changes
     std::map<Key, Entry> lanes_;
+    std::set<Key> interrupted_;                                      // live ones, between two lanes; guarded by mutex_
     std::map<Key, std::chrono::steady_clock::time_point> replaced_;  // when its place in the group was last taken
 };
 

@@ -85,18 +85,7 @@ void Presence::serve(pg::Connection& connection) {
         const bool time_to_beat = clock_.steady() >= next_beat;
         if (time_to_beat) next_beat = clock_.steady() + options_.heartbeat;
         const auto processors = processors_();
-        for (const auto& processor : processors) {
-            auto status = processor->status();
-            auto& last = told[processor.get()];
-            last.stream = processor->target().projection->stream().name;
-            last.generation = processor->target().generation;
-            // What has changed is told at once: `status` right after a rebalance must not name the owner of before.
-            if (!time_to_beat && status.partitions == last.status.partitions && status.phase == last.status.phase)
-                continue;
-            beat(connection, *processor, status);
-            last.status = std::move(status);
-        }
-        // One that folds no longer must not be counted upon.
+        // One that folds no longer must not be counted upon. Before the others: another may have taken it up.
         for (auto entry = told.begin(); entry != told.end();) {
             const bool still = std::any_of(processors.begin(), processors.end(),
                                            [&](const auto& processor) { return processor.get() == entry->first; });
@@ -108,6 +97,17 @@ void Presence::serve(pg::Connection& connection) {
             params.add(options_.instance).add(entry->second.stream).add(entry->second.generation);
             connection.run(kForgetOne, params);
             entry = told.erase(entry);
+        }
+        for (const auto& processor : processors) {
+            auto status = processor->status();
+            auto& last = told[processor.get()];
+            last.stream = processor->target().projection->stream().name;
+            last.generation = processor->target().generation;
+            // What has changed is told at once: `status` right after a rebalance must not name the owner of before.
+            if (!time_to_beat && status.partitions == last.status.partitions && status.phase == last.status.phase)
+                continue;
+            beat(connection, *processor, status);
+            last.status = std::move(status);
         }
         for (const auto& notification : connection.notifications(kListen)) {
             for (const auto& processor : processors) {
