@@ -4,8 +4,10 @@
 #include "infra/base/failpoint.h"
 #include "infra/base/log.h"
 #include "infra/kafka/partitioner.h"
+#include "schemas/dead_letter.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -14,6 +16,7 @@ namespace tidemark::consumers {
 namespace {
 
 using schemas::Position;
+namespace dead_letter = schemas::dead_letter;
 
 constexpr pg::Statement kLoadFirstSights{"dedupe_load", R"(
 select d.partition, d.identity, d."offset", (extract(epoch from d.log_time) * 1000000)::bigint, d.data_hash
@@ -36,8 +39,20 @@ delete from dedupe d using (
 where d.partition = old.partition and d.identity = old.identity)"};
 
 constexpr pg::Statement kPark{"dead_letters_park", R"(
-insert into dead_letters (partition, "offset", topic, append_time, key, value, header_names, header_values, reason, detail)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10))"};
+insert into dead_letters (partition, "offset", topic, append_time, key, value, header_names, header_values, reason, detail,
+                          attempts, status, decided_at, note)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14))"};
+
+constexpr pg::Statement kLoadLetters{"dead_letters_load", R"(
+select d.partition, d."offset", (extract(epoch from d.append_time) * 1000000)::bigint, d.key is null, coalesce(d.key, ''),
+       d.value is null, coalesce(d.value, ''), d.detail, d.attempts
+from unnest($1::integer[], $2::bigint[]) as w (partition, "offset")
+join dead_letters d on d.partition = w.partition and d."offset" = w."offset"
+where d.status = 'open')"};
+
+constexpr pg::Statement kDecide{"dead_letters_decide", R"(
+update dead_letters set detail = $3, attempts = $4, status = $5, decided_at = $6, note = $7
+where partition = $1 and "offset" = $2)"};
 
 constexpr pg::Statement kNotify{"progress_notify", "select pg_notify('tidemark_progress', $1)"};
 
@@ -58,10 +73,37 @@ std::string printable(std::string_view text) {
     return out;
 }
 
+// A record that could not be applied: of this batch, or of an earlier one and decided about in this.
 struct DeadLetter {
-    const kafka::Record* record;
-    Parked parked;
+    const kafka::Record* record = nullptr;  // null: it stands in the table
+    std::optional<std::string> key{};       // of one that stands there
+    std::optional<std::string> value{};
+    Timestamp append_time{};
+    std::string reason{};
+    std::string detail{};
+    std::int64_t attempts = 1;
+    std::string_view status = "open";
+    std::optional<std::int64_t> decided_at{};
+    std::optional<std::string> note{};
 };
+
+// What is judged, and where it stands: a record, or a dead letter at the place of its redrive.
+struct Judged {
+    Position position;
+    std::optional<std::string_view> key;
+    std::optional<std::string_view> value;
+    Timestamp append_time{};  // of the place
+    Timestamp known_at{};     // when it was appended first: what stands for a time that it does not say
+};
+
+template <typename Text>
+void add_optional(pg::Params& params, const std::optional<Text>& text) {
+    if (text) {
+        params.add(*text);
+    } else {
+        params.add_null();
+    }
+}
 
 // Steps 2 to 4 of one attempt: everything between the fence and the commit.
 class Attempt {
@@ -78,6 +120,7 @@ public:
 
     void run() {
         load(wanted_identities());
+        load_letters(wanted_letters());
         for (const auto& part : batch_.parts)
             fold_part(part);
         FAILPOINT("c2_folded");
@@ -136,8 +179,11 @@ private:
             if (auto parked = judge(record, tally.log_time, duplicate)) {
                 tally.parked += 1;
                 report_.parked[parked->reason] += 1;
-                parked->detail = printable(parked->detail);
-                dead_.push_back({&record, std::move(*parked)});
+                auto& letter = letters_[{record.partition, record.offset}].emplace();
+                letter.record = &record;
+                letter.append_time = record.append_time;
+                letter.reason = parked->reason;
+                letter.detail = printable(parked->detail);
             } else if (duplicate) {
                 tally.duplicates += 1;
             } else {
@@ -158,16 +204,34 @@ private:
         if (const auto refused = refused_.find(position); refused != refused_.end()) {
             return Parked{reason::kRefusedByDatabase, refused->second};
         }
-        if (!record.value) return Parked{reason::kTombstone, "the record has no value"};
-        const auto read = schemas::read_event(reader_, *record.value);
-        if (!read) return Parked{reason::kMalformed, describe(read.violations())};
-        const auto& event = *read;
-        if (event.type == schemas::kLogCreated) return judge_identity(event, record);
+        if (!record.value) return tombstone();
+        const auto event = schemas::read_event(reader_, *record.value);
+        if (!event) return Parked{reason::kMalformed, describe(event.violations())};
+        if (event->type == schemas::kLogCreated) return judge_identity(*event, record);
+        if (event->type == dead_letter::kRedriven) return redrive(*event, record, log_time);
+        if (event->type == dead_letter::kDiscarded) return discard(*event, record);
+        return judge(*event, {position, record.key, record.value, record.append_time, record.append_time}, log_time,
+                     duplicate);
+    }
+
+    // A dead letter's record, at the place where it is judged again.
+    std::optional<Parked> judge(const Judged& again, Timestamp log_time, bool& duplicate) {
+        if (!again.value) return tombstone();
+        const auto event = schemas::read_event(reader_, *again.value);
+        if (!event) return Parked{reason::kMalformed, describe(event.violations())};
+        return judge(*event, again, log_time, duplicate);
+    }
+
+    static Parked tombstone() { return {reason::kTombstone, "the record has no value"}; }
+
+    std::optional<Parked> judge(const schemas::Event& event, const Judged& record, Timestamp log_time,
+                                bool& duplicate) {
+        const auto position = record.position;
         const auto& types = target_.projection->stream().types;
         if (std::find(types.begin(), types.end(), event.type) == types.end()) {
             return Parked{reason::kUnknownType, "type " + std::string(event.type)};
         }
-        const LoggedEvent logged{event, position, event.time.value_or(record.append_time), log_time};
+        const LoggedEvent logged{event, position, event.time.value_or(record.known_at), log_time};
         std::string_view entity;
         if (auto parked = fold_->read(logged, entity)) return parked;
         if (!record.key || *record.key != entity) {
@@ -176,7 +240,7 @@ private:
                                                           ", the entity " + std::string(entity)
                                                     : "the record has no key, the entity is " + std::string(entity)};
         }
-        const bool at_home = kafka::murmur2_partition(*record.key, target_.partitions) == record.partition;
+        const bool at_home = kafka::murmur2_partition(*record.key, target_.partitions) == position.partition;
         if (!at_home && (event.idempotency_key || target_.projection->needs_home_partition())) {
             return Parked{reason::kWrongPartition,
                           "its key belongs to partition " +
@@ -188,7 +252,7 @@ private:
                                                       schemas::format_instant(record.append_time)};
         }
         if (event.idempotency_key) {
-            Dedupe::Id id{record.partition, std::string(*event.idempotency_key)};
+            Dedupe::Id id{position.partition, std::string(*event.idempotency_key)};
             if (!dedupe_.knows(id)) load({id});
             auto hash = schemas::data_hash(event.data);
             switch (dedupe_.decide(id, log_time, hash)) {
@@ -198,7 +262,7 @@ private:
                 case Dedupe::Verdict::conflict:
                     return Parked{reason::kIdempotencyConflict, "an earlier event of this identity has other data"};
                 case Dedupe::Verdict::first:
-                    dedupe_.applied(id, {record.offset, log_time, std::move(hash)});
+                    dedupe_.applied(id, {position.offset, log_time, std::move(hash)});
                     break;
             }
         }
@@ -213,27 +277,135 @@ private:
         return Parked{reason::kUnexpectedIdentity, "a log.created that is not the first record of this log"};
     }
 
-    void park() {
-        for (const auto& [record, parked] : dead_) {
-            pg::Array names;
-            pg::Array values;
-            for (const auto& header : record->headers()) {
-                names.add_bytes(header.name);
-                values.add_bytes(header.value);
-            }
-            pg::Params params;
-            params.add(record->partition).add(record->offset).add(target_.topic).add(record->append_time);
-            if (record->key)
-                params.add_bytes(*record->key);
-            else
-                params.add_null();
-            if (record->value)
-                params.add_bytes(*record->value);
-            else
-                params.add_null();
-            params.add(std::move(names)).add(std::move(values)).add(parked.reason).add(parked.detail);
-            tx_.run(kPark, params);
+    // An operator's decision stands for the letter's own record: the letter is judged again here, the decision itself
+    // applies whatever comes of that. A letter that is not open any more, or never was one, is left alone.
+    std::optional<Parked> redrive(const schemas::Event& event, const kafka::Record& record, Timestamp log_time) {
+        const auto read = dead_letter::read_redriven(event.data, schemas::json::Unknown::ignore, "/data");
+        if (!read) return Parked{reason::kInvalidData, describe(read.violations())};
+        const auto edit = read->edit ? std::optional(std::string(*read->edit)) : std::nullopt;
+        auto* letter = open_letter(record, read->offset);
+        if (letter == nullptr) return std::nullopt;
+        letter->decided_at = record.offset;
+        Judged again{
+            {record.partition, record.offset}, letter->key, letter->value, record.append_time, letter->append_time};
+        if (letter->record != nullptr) {
+            again.key = letter->record->key;
+            again.value = letter->record->value;
         }
+        if (edit) again.value = *edit;
+        bool duplicate = false;  // its effect is there
+        if (auto parked = judge(again, log_time, duplicate)) {
+            letter->attempts += 1;
+            letter->detail = printable("attempt " + std::to_string(letter->attempts) + ": " +
+                                       std::string(parked->reason) + ": " + parked->detail);
+            if (letter->attempts >= dead_letter::kMostAttempts) letter->status = "quarantined";
+        } else {
+            letter->status = "redriven";
+        }
+        return std::nullopt;
+    }
+
+    std::optional<Parked> discard(const schemas::Event& event, const kafka::Record& record) {
+        const auto read = dead_letter::read_discarded(event.data, schemas::json::Unknown::ignore, "/data");
+        if (!read) return Parked{reason::kInvalidData, describe(read.violations())};
+        const auto note = read->note ? std::optional(std::string(*read->note)) : std::nullopt;
+        if (auto* letter = open_letter(record, read->offset)) {
+            letter->decided_at = record.offset;
+            letter->status = "discarded";
+            letter->note = note;
+        }
+        return std::nullopt;
+    }
+
+    // Null when there is none that a decision at this record could be about.
+    DeadLetter* open_letter(const kafka::Record& record, std::int64_t offset) {
+        if (offset >= record.offset) return nullptr;
+        const Position position{record.partition, offset};
+        if (!letters_.contains(position)) load_letters({position});
+        auto& letter = letters_.at(position);
+        return letter && letter->status == "open" ? &*letter : nullptr;
+    }
+
+    // As with identities: what says so in plain is loaded at once, the rest when it is met.
+    std::vector<Position> wanted_letters() {
+        constexpr std::string_view kType = "\"tidemark.dead_letter.";
+        std::vector<Position> wanted;
+        for (const auto& part : batch_.parts) {
+            for (const auto& record : part.records) {
+                if (!record.value || record.value->find(kType) == std::string_view::npos) continue;
+                const auto event = schemas::read_event(reader_, *record.value);
+                if (!event || !event->data || !event->data.is(schemas::json::Kind::object)) continue;
+                const auto offset = event->data.find("offset");
+                if (!offset || !offset.is(schemas::json::Kind::number)) continue;
+                constexpr auto kMax = std::numeric_limits<std::int64_t>::max();
+                // Those of this batch are not there yet, and none of a later one is ever meant.
+                if (const auto number = schemas::json::to_integer(offset.text(), 0, kMax);
+                    number && *number < part.from)
+                    wanted.push_back({record.partition, *number});
+            }
+        }
+        return wanted;
+    }
+
+    void load_letters(const std::vector<Position>& positions) {
+        if (positions.empty()) return;
+        pg::Array partitions;
+        pg::Array offsets;
+        for (const auto& position : positions) {
+            partitions.add(std::int64_t{position.partition});
+            offsets.add(position.offset);
+        }
+        pg::Params params;
+        params.add(std::move(partitions)).add(std::move(offsets));
+        const auto rows = tx_.run(kLoadLetters, params);
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            auto& letter = letters_[{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)}].emplace();
+            letter.append_time = rows.instant(row, 2);
+            if (!rows.boolean(row, 3)) letter.key = rows.bytes(row, 4);
+            if (!rows.boolean(row, 5)) letter.value = rows.bytes(row, 6);
+            letter.detail = rows.text(row, 7);
+            letter.attempts = rows.integer(row, 8);
+        }
+        for (const auto& position : positions)
+            letters_.try_emplace(position);
+    }
+
+    void park() {
+        for (const auto& [position, letter] : letters_) {
+            if (letter && letter->record != nullptr) {
+                insert(*letter);
+            } else if (letter && letter->decided_at) {
+                pg::Params params;
+                params.add(position.partition).add(position.offset).add(letter->detail);
+                params.add(letter->attempts).add(letter->status).add(*letter->decided_at);
+                add_optional(params, letter->note);
+                tx_.run(kDecide, params);
+            }
+        }
+    }
+
+    void insert(const DeadLetter& letter) {
+        const auto& record = *letter.record;
+        pg::Array names;
+        pg::Array values;
+        for (const auto& header : record.headers()) {
+            names.add_bytes(header.name);
+            values.add_bytes(header.value);
+        }
+        pg::Params params;
+        params.add(record.partition).add(record.offset).add(target_.topic).add(record.append_time);
+        for (const auto& bytes : {record.key, record.value}) {
+            if (bytes) {
+                params.add_bytes(*bytes);
+            } else {
+                params.add_null();
+            }
+        }
+        params.add(std::move(names)).add(std::move(values)).add(letter.reason).add(letter.detail);
+        params.add(letter.attempts).add(letter.status);
+        add_optional(params, letter.decided_at);
+        add_optional(params, letter.note);
+        tx_.run(kPark, params);
     }
 
     void store_first_sights() {
@@ -275,7 +447,7 @@ private:
     std::unique_ptr<Fold> fold_;
     schemas::json::Reader reader_;
     Dedupe dedupe_;
-    std::vector<DeadLetter> dead_;
+    std::map<Position, std::optional<DeadLetter>> letters_;  // nullopt: none that is open
     std::vector<OffsetStore::Tally> tallies_;
 };
 

@@ -22,7 +22,8 @@ using Value = std::variant<std::monostate, Int128, std::string>;
 
 /// What is compared of one table, and how its columns are read.
 struct LedgerTable {
-    enum class Kind : std::uint8_t { text, number, instant, bytes };  ///< bytes: as their SHA-256 in hex
+    /// Bytes: as their SHA-256 in hex. Headers: name:value,... in hex, of the columns header_names and header_values.
+    enum class Kind : std::uint8_t { text, number, instant, bytes, headers };
     struct Column {
         std::string name;
         Kind kind = Kind::text;
@@ -80,6 +81,7 @@ public:
     LedgerRow* at(std::size_t table, const std::string& key, schemas::Position position) {
         if (!is_mine(table, key)) return nullptr;
         auto& row = rows_[table][key];
+        if (row.columns.empty()) ++size_;
         row.columns.resize(widths_[table]);
         const auto range = std::find_if(row.from.begin(), row.from.end(),
                                         [&](const auto& one) { return one.partition == position.partition; });
@@ -90,6 +92,9 @@ public:
         }
         return &row;
     }
+
+    /// How many were made.
+    [[nodiscard]] std::int64_t size() const noexcept { return size_; }
 
     using Rows = std::unordered_map<std::string, LedgerRow>;
     [[nodiscard]] Rows& of(std::size_t table) noexcept { return rows_[table]; }
@@ -103,6 +108,7 @@ private:
 
     std::size_t pass_;
     std::size_t passes_;
+    std::int64_t size_ = 0;
     std::vector<std::size_t> widths_;
     std::vector<Rows> rows_;
 };

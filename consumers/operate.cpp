@@ -300,8 +300,13 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
     write_diff(diff, format_of(options.format), out);
     if (diff.differing() == 0) return base::kDone;
     if (options.format == "table") {
-        out << (options.deep ? "" : "Run it with --deep to see which. ") << "To mend them: tidemark-consumer replay "
-            << options.stream << ", diff, promote.\n";
+        out << (options.deep ? "" : "Run it with --deep to see which. ") << "To mend them: ";
+        const auto number = std::to_string(generation->target.generation);
+        if (generation->role == Role::live) {
+            out << "tidemark-consumer replay " << options.stream << ", verify what it made, promote --accept-diff.\n";
+        } else {
+            out << "tidemark-consumer drop " << options.stream << ' ' << number << ", then replay.\n";
+        }
     }
     return base::kFailed;
 }

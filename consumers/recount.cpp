@@ -1,6 +1,7 @@
 #include "consumers/recount.h"
 
 #include "infra/kafka/partitioner.h"
+#include "schemas/dead_letter.h"
 #include "schemas/event.h"
 
 #include <sodium.h>
@@ -13,17 +14,29 @@ namespace tidemark::consumers {
 namespace {
 
 using Kind = LedgerTable::Kind;
+namespace dead_letter = schemas::dead_letter;
 
 // The common tables, as compared_tables adds them.
 enum : std::size_t { kDeadLetters, kDedupe, kOffsets, kCommon };
 
+std::string in_hex(std::string_view bytes) {
+    std::string hex(2 * bytes.size() + 1, '\0');
+    sodium_bin2hex(hex.data(), hex.size(), reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
+    hex.pop_back();
+    return hex;
+}
+
+std::string in_hex(const std::vector<kafka::Header>& headers) {
+    std::string all;
+    for (const auto& header : headers)
+        all += (all.empty() ? "" : ",") + in_hex(header.name) + ':' + in_hex(header.value);
+    return all;
+}
+
 std::string sha256(std::string_view bytes) {
     std::array<unsigned char, crypto_hash_sha256_BYTES> digest{};
     crypto_hash_sha256(digest.data(), reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
-    std::string hex(2 * digest.size() + 1, '\0');
-    sodium_bin2hex(hex.data(), hex.size(), digest.data(), digest.size());
-    hex.pop_back();
-    return hex;
+    return in_hex({reinterpret_cast<const char*>(digest.data()), digest.size()});
 }
 
 std::int64_t in_microseconds(std::chrono::hours hours) {
@@ -38,9 +51,14 @@ std::vector<LedgerTable> compared_tables(const Projection& projection) {
                       {{"partition", Kind::number}, {"offset", Kind::number}},
                       {{"topic", Kind::text},
                        {"append_time", Kind::instant},
-                       {"reason", Kind::text},
                        {"key", Kind::bytes},
-                       {"value", Kind::bytes}}});
+                       {"value", Kind::bytes},
+                       {"headers", Kind::headers},
+                       {"reason", Kind::text},
+                       {"attempts", Kind::number},
+                       {"status", Kind::text},
+                       {"decided_at", Kind::number},
+                       {"note", Kind::text}}});
     tables.push_back({"dedupe",
                       {{"partition", Kind::number}, {"identity", Kind::text}},
                       {{"offset", Kind::number}, {"log_time", Kind::instant}, {"data_hash", Kind::bytes}}});
@@ -82,44 +100,47 @@ void Recount::take(const kafka::Record& record) {
 }
 
 Recount::Verdict Recount::judge(const kafka::Record& record, Partition& partition, std::string_view& reason) {
-    const schemas::Position position{record.partition, record.offset};
     const auto parked = [&](std::string_view why) {
         reason = why;
         return Verdict::parked;
     };
-    if (refused_.erase(position) > 0) return parked(reason::kRefusedByDatabase);
+    if (refused_.erase({record.partition, record.offset}) > 0) return parked(reason::kRefusedByDatabase);
     if (!record.value) return parked(reason::kTombstone);
     const auto read = schemas::read_event(reader_, *record.value);
     if (!read) return parked(reason::kMalformed);
-    const auto& event = *read;
-    if (event.type == schemas::kLogCreated) {
-        const bool is_ours = record.offset == 0 && event.data && event.data.find("uuid") &&
-                             event.data.find("uuid").text() == target_.log_uuid;
+    if (read->type == schemas::kLogCreated) {
+        const bool is_ours = record.offset == 0 && read->data && read->data.find("uuid") &&
+                             read->data.find("uuid").text() == target_.log_uuid;
         return is_ours ? Verdict::applied : parked(reason::kUnexpectedIdentity);
     }
-    const auto& types = target_.projection->stream().types;
-    if (std::find(types.begin(), types.end(), event.type) == types.end()) return parked(reason::kUnknownType);
-    const LoggedEvent logged{event, position, event.time ? *event.time : record.append_time,
-                             schemas::Timestamp(std::chrono::microseconds(partition.log_time))};
-    return enter(record, logged, partition, reason);
+    if (read->type == dead_letter::kRedriven) return redrive(*read, record, partition, reason);
+    if (read->type == dead_letter::kDiscarded) return discard(*read, record, reason);
+    return enter(*read, record, microseconds(record.append_time), partition, reason);
 }
 
-Recount::Verdict Recount::enter(const kafka::Record& record, const LoggedEvent& logged, Partition& partition,
-                                std::string_view& reason) {
+// The event in the record's place; `known_at` is when it first was in the log.
+Recount::Verdict Recount::enter(const schemas::Event& event, const kafka::Record& record, std::int64_t known_at,
+                                Partition& partition, std::string_view& reason) {
     const auto parked = [&](std::string_view why) {
         reason = why;
         return Verdict::parked;
     };
+    const auto& types = target_.projection->stream().types;
+    if (std::find(types.begin(), types.end(), event.type) == types.end()) return parked(reason::kUnknownType);
+    const LoggedEvent logged{event,
+                             {record.partition, record.offset},
+                             event.time ? *event.time : schemas::Timestamp(std::chrono::microseconds(known_at)),
+                             schemas::Timestamp(std::chrono::microseconds(partition.log_time))};
     std::string_view entity;
     if (!ledger_->read(logged, entity)) return parked(reason::kInvalidData);
     if (record.key != entity) return parked(reason::kKeyMismatch);
-    const auto& identity = logged.event.idempotency_key;
+    const auto& identity = event.idempotency_key;
     if ((identity || target_.projection->needs_home_partition()) &&
         kafka::murmur2_partition(entity, target_.partitions) != record.partition)
         return parked(reason::kWrongPartition);
     if (logged.occurred_at > record.append_time + schemas::kMaxAhead) return parked(reason::kFromTheFuture);
     if (identity) {
-        auto hash = sha256(schemas::data_hash(logged.event.data));
+        auto hash = sha256(schemas::data_hash(event.data));
         const auto known = partition.sights.find(std::string(*identity));
         if (known != partition.sights.end() &&
             known->second.log_time + in_microseconds(schemas::kDedupeHorizon) >= partition.log_time) {
@@ -129,6 +150,55 @@ Recount::Verdict Recount::enter(const kafka::Record& record, const LoggedEvent& 
         forget(partition);
     }
     ledger_->enter(rows_);
+    return Verdict::applied;
+}
+
+Recount::Verdict Recount::redrive(const schemas::Event& event, const kafka::Record& record, Partition& partition,
+                                  std::string_view& reason) {
+    const auto decision = dead_letter::read_redriven(event.data, schemas::json::Unknown::ignore);
+    if (!decision) {
+        reason = reason::kInvalidData;
+        return Verdict::parked;
+    }
+    const schemas::Position position{record.partition, decision->offset};
+    const auto found = open_.find(position);
+    if (found == open_.end()) return Verdict::applied;
+    auto& letter = found->second;
+    const auto value = decision->edit ? std::optional(std::string(*decision->edit)) : letter.value;
+    kafka::Record again;
+    again.partition = record.partition;
+    again.offset = record.offset;
+    again.append_time = record.append_time;
+    if (letter.key) again.key = *letter.key;
+    auto verdict = Verdict::parked;
+    if (value) {
+        const auto read = schemas::read_event(reader_, *value);
+        if (read) verdict = enter(*read, again, letter.append_time, partition, reason);
+    }
+    if (verdict != Verdict::parked) {
+        decide(position, record.offset, "status", std::string("redriven"));
+        open_.erase(found);
+        return Verdict::applied;
+    }
+    letter.attempts += 1;
+    decide(position, record.offset, "attempts", Int128{letter.attempts});
+    if (letter.attempts >= dead_letter::kMostAttempts) {
+        decide(position, record.offset, "status", std::string("quarantined"));
+        open_.erase(found);
+    }
+    return Verdict::applied;
+}
+
+Recount::Verdict Recount::discard(const schemas::Event& event, const kafka::Record& record, std::string_view& reason) {
+    const auto decision = dead_letter::read_discarded(event.data, schemas::json::Unknown::ignore);
+    if (!decision) {
+        reason = reason::kInvalidData;
+        return Verdict::parked;
+    }
+    const schemas::Position position{record.partition, decision->offset};
+    if (open_.erase(position) == 0) return Verdict::applied;
+    decide(position, record.offset, "status", std::string("discarded"));
+    if (decision->note) decide(position, record.offset, "note", std::string(*decision->note));
     return Verdict::applied;
 }
 
@@ -142,20 +212,39 @@ void Recount::forget(Partition& partition) {
 }
 
 void Recount::park(const kafka::Record& record, std::string_view reason) {
-    auto* row = rows_.at(common_ + kDeadLetters, rows_.key_of(record.partition, record.offset),
-                         {record.partition, record.offset});
+    const schemas::Position position{record.partition, record.offset};
+    auto& letter = open_[position];
+    if (record.key) letter.key = *record.key;
+    if (record.value) letter.value = *record.value;
+    letter.append_time = microseconds(record.append_time);
+    auto* row = rows_.at(common_ + kDeadLetters, rows_.key_of(record.partition, record.offset), position);
     if (row == nullptr) return;
     row->columns[0] = target_.topic;
     row->columns[1] = Int128{microseconds(record.append_time)};
-    row->columns[2] = std::string(reason);
-    if (record.key) row->columns[3] = sha256(*record.key);
-    if (record.value) row->columns[4] = sha256(*record.value);
+    if (record.key) row->columns[2] = sha256(*record.key);
+    if (record.value) row->columns[3] = sha256(*record.value);
+    row->columns[4] = in_hex(record.headers());
+    row->columns[5] = std::string(reason);
+    row->columns[6] = Int128{1};
+    row->columns[7] = std::string("open");
+}
+
+void Recount::decide(schemas::Position letter, std::int64_t decided_at, std::string_view column, Value value) {
+    auto* row =
+        rows_.at(common_ + kDeadLetters, rows_.key_of(letter.partition, letter.offset), {letter.partition, decided_at});
+    if (row == nullptr) return;
+    const auto& columns = tables_[common_ + kDeadLetters].columns;
+    for (std::size_t n = 0; n < columns.size(); ++n) {
+        if (columns[n].name == column) row->columns[n] = std::move(value);
+        if (columns[n].name == "decided_at") row->columns[n] = Int128{decided_at};
+    }
 }
 
 LedgerRows& Recount::finish(const std::vector<std::int64_t>& first, const std::vector<std::int64_t>& next) {
     for (std::size_t n = 0; n < partitions_.size(); ++n) {
         const auto number = static_cast<std::int32_t>(n);
         const auto& partition = partitions_[n];
+        if (next[n] > first[n]) rows_.at(common_ + kOffsets, rows_.key_of(number), {number, first[n]});
         if (auto* row = rows_.at(common_ + kOffsets, rows_.key_of(number), {number, next[n] - 1})) {
             row->columns[0] = Int128{partition.applied};
             row->columns[1] = Int128{partition.duplicates};

@@ -6,7 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -20,7 +22,7 @@ std::vector<LedgerTable> compared_tables(const Projection& projection);
 
 /// Counts a log again, record by record: which ones apply, repeat others or are dead letters, and what every table has
 /// to hold because of it. Nothing of it is shared with the fold that writes the tables but the decoding of events.
-/// Keeps the identities of the last day of log time in memory. One thread.
+/// Keeps the identities of the last day of log time in memory, and open dead letters. One thread.
 class Recount {
 public:
     /// The share `pass` of `passes` of all rows.
@@ -34,6 +36,8 @@ public:
     void refused(schemas::Position position) { refused_.insert(position); }
     /// The next record of its partition.
     void take(const kafka::Record& record);
+    /// How many rows it holds so far.
+    [[nodiscard]] std::int64_t size() const noexcept { return rows_.size(); }
     /// All rows, each partition having been taken from its `first` offset up to its `next`. To be called once.
     LedgerRows& finish(const std::vector<std::int64_t>& first, const std::vector<std::int64_t>& next);
 
@@ -52,13 +56,23 @@ private:
         std::unordered_map<std::string, Sight> sights;
         std::int64_t forgotten_at = 0;  // log time
     };
+    struct Letter {
+        std::optional<std::string> key;
+        std::optional<std::string> value;
+        std::int64_t append_time = 0;
+        std::int64_t attempts = 1;
+    };
     enum class Verdict : std::uint8_t { applied, duplicate, parked };
 
     Verdict judge(const kafka::Record& record, Partition& partition, std::string_view& reason);
-    Verdict enter(const kafka::Record& record, const LoggedEvent& logged, Partition& partition,
+    Verdict enter(const schemas::Event& event, const kafka::Record& record, std::int64_t known_at, Partition& partition,
                   std::string_view& reason);
+    Verdict redrive(const schemas::Event& event, const kafka::Record& record, Partition& partition,
+                    std::string_view& reason);
+    Verdict discard(const schemas::Event& event, const kafka::Record& record, std::string_view& reason);
     static void forget(Partition& partition);
     void park(const kafka::Record& record, std::string_view reason);
+    void decide(schemas::Position letter, std::int64_t decided_at, std::string_view column, Value value);
 
     const Target& target_;
     std::unique_ptr<Ledger> ledger_;
@@ -67,6 +81,7 @@ private:
     LedgerRows rows_;
     std::vector<Partition> partitions_;
     std::set<schemas::Position> refused_;
+    std::map<schemas::Position, Letter> open_;
     schemas::json::Reader reader_;
 };
 

@@ -6,7 +6,6 @@
 #include "infra/kafka/consumer.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -28,8 +27,8 @@ using Offsets = std::vector<std::int64_t>;
 // Rows of a table that are fetched at once.
 constexpr int kRowsAtOnce = 10'000;
 
-// What a row stands for in memory, keys and values of a usual length.
-constexpr std::int64_t kBytesOfRow = 400;
+// What a row takes in memory, keys and values of a usual length.
+constexpr std::int64_t kBytesOfRow = 600;
 
 // What is left of the log may be read while a snapshot is held when it is no more than this: moments.
 constexpr std::int64_t kFewRecords = 100'000;
@@ -37,14 +36,23 @@ constexpr std::int64_t kFewRecords = 100'000;
 // Between two looks at whether to go on.
 constexpr milliseconds kLook{200};
 
-pg::SessionOptions session() {
-    pg::SessionOptions options;
-    options.application_name = "tidemark-consumer verify";
-    options.statement_timeout = milliseconds(0);  // as long as the tables are big
-    options.lock_timeout = std::chrono::seconds(5);
-    options.idle_in_transaction_timeout = std::chrono::minutes(1);
-    return options;
+pg::SessionOptions session(const VerifyOptions& options) {
+    pg::SessionOptions session;
+    session.application_name = "tidemark-consumer verify";
+    session.statement_timeout = milliseconds(0);  // as long as the tables are big
+    session.lock_timeout = std::chrono::seconds(5);
+    // The last records are waited for in one.
+    session.idle_in_transaction_timeout = options.timeout + std::chrono::minutes(1);
+    return session;
 }
+
+// The tables that a name stands for are not those of this generation, or not whole.
+struct WrongTables {
+    std::string what;
+};
+
+// More rows than memory was meant for.
+struct TooManyRows {};
 
 struct Standing {
     Offsets first;
@@ -55,22 +63,19 @@ std::int64_t records_between(const Offsets& from, const Offsets& to) {
     return std::transform_reduce(to.begin(), to.end(), from.begin(), std::int64_t{0}, std::plus<>(), std::minus<>());
 }
 
-Refused swapped(const Generation& generation) {
-    return Refused("generation " + std::to_string(generation.target.generation) +
-                   " changed its place while it was being read: verify it again");
-}
-
 // One pass: the log once, then the tables.
 class Pass {
 public:
     Pass(const VerifyOptions& options, const Generation& generation, pg::Connection& connection,
-         kafka::RecordSource& log, std::size_t pass, std::size_t passes, VerifyProgress& progress)
+         kafka::RecordSource& log, std::size_t pass, std::size_t passes, std::int64_t most_rows,
+         VerifyProgress& progress)
         : options_(options),
           generation_(generation),
           connection_(connection),
           log_(log),
           recount_(generation.target, pass, passes),
           passes_left_(static_cast<std::int64_t>(passes - pass)),
+          most_rows_(most_rows),
           progress_(progress) {}
 
     /// What the rows of this pass have differently, added to what is there; the offsets at which.
@@ -99,10 +104,16 @@ private:
         const auto rows = session.run({"verify_offsets", sql.c_str()});
         Standing standing;
         for (std::size_t row = 0; row < rows.size(); ++row) {
-            if (rows.integer(row, 3) != generation_.target.generation) throw swapped(generation_);
+            if (rows.integer(row, 0) != static_cast<std::int64_t>(row)) break;
+            if (rows.integer(row, 3) != generation_.target.generation) {
+                throw WrongTables{"partition " + std::to_string(row) + " is said to be of generation " +
+                                  std::to_string(rows.integer(row, 3))};
+            }
             standing.first.push_back(rows.integer(row, 1));
             standing.next.push_back(rows.integer(row, 2));
         }
+        if (standing.next.size() != static_cast<std::size_t>(generation_.target.partitions))
+            throw WrongTables{"partition " + std::to_string(standing.next.size()) + " has no row"};
         return standing;
     }
 
@@ -113,7 +124,8 @@ private:
         const auto rows = session.run({"verify_refused", sql.c_str()});
         for (std::size_t row = 0; row < rows.size(); ++row) {
             const schemas::Position position{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
-            if (position.offset >= at_.at(static_cast<std::size_t>(position.partition))) recount_.refused(position);
+            const auto n = static_cast<std::size_t>(position.partition);
+            if (n < at_.size() && position.offset >= at_[n]) recount_.refused(position);
         }
     }
 
@@ -140,7 +152,9 @@ private:
             heard = std::chrono::steady_clock::now();
             if (at == end) --open;
         };
+        std::string ended;  // where the log ends before the tables do, as it seems
         while (open > 0) {
+            if (recount_.size() > most_rows_) throw TooManyRows{};
             if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
             for (int taken = 0; open > 0 && taken < kRowsAtOnce; ++taken) {
                 const auto polled = log_.poll(taken == 0 ? kLook : milliseconds(0));
@@ -149,7 +163,7 @@ private:
                     if (at_[n] < ends[n] && record->offset < ends[n]) recount_.take(*record);
                     reached(record->partition, record->offset + 1);
                 } else if (const auto* end = std::get_if<kafka::EndOfPartition>(&polled)) {
-                    check_reaches(*end, ends);
+                    if (end->offset < ends[static_cast<std::size_t>(end->partition)]) ended = describe(*end, ends);
                     reached(end->partition, end->offset);
                 } else {
                     break;
@@ -157,6 +171,8 @@ private:
             }
             options_.on_progress(progress_);
             if (std::chrono::steady_clock::now() - heard > options_.timeout) {
+                // Not at once: a new leader may not know yet how far it may show its log.
+                if (!ended.empty()) throw Refused(ended);
                 throw std::runtime_error("topic " + generation_.target.topic + ": nothing came for " +
                                          std::to_string(options_.timeout.count() / 1'000) +
                                          " s: check that its brokers are there");
@@ -164,12 +180,10 @@ private:
         }
     }
 
-    void check_reaches(const kafka::EndOfPartition& end, const Offsets& ends) const {
-        const auto wanted = ends[static_cast<std::size_t>(end.partition)];
-        if (end.offset >= wanted) return;
-        throw Refused("topic " + generation_.target.topic + ", partition " + std::to_string(end.partition) +
-                      ": the log ends at offset " + std::to_string(end.offset) + ", the tables stand at " +
-                      std::to_string(wanted) + ". Records that were folded are gone");
+    [[nodiscard]] std::string describe(const kafka::EndOfPartition& end, const Offsets& ends) const {
+        return "topic " + generation_.target.topic + ", partition " + std::to_string(end.partition) +
+               ": the log ends at offset " + std::to_string(end.offset) + ", the tables stand at " +
+               std::to_string(ends[static_cast<std::size_t>(end.partition)]) + ". Records that were folded are gone";
     }
 
     [[nodiscard]] std::string table(std::string_view name) const {
@@ -180,7 +194,12 @@ private:
         const auto name = "t." + pg::quote_identifier(column.name);
         switch (column.kind) {
             case Kind::instant:
-                return "(extract(epoch from " + name + ") * 1000000)::bigint::text";
+                return "case when isfinite(" + name + ") then (extract(epoch from " + name +
+                       ") * 1000000)::bigint::text else " + name + "::text end";
+            case Kind::headers:
+                return "(select coalesce(string_agg(encode(h.name, 'hex') || ':' || encode(h.value, 'hex'), ',' order "
+                       "by h.place), '') from unnest(t.header_names, t.header_values) with ordinality as h (name, "
+                       "value, place))";
             case Kind::bytes:
                 return "encode(sha256(" + name + "), 'hex')";
             case Kind::text:
@@ -276,20 +295,29 @@ private:
         return std::nullopt;
     }
 
-    static std::optional<std::int64_t> integer(const std::optional<std::string>& text) {
+    static std::optional<Int128> integer(const std::optional<std::string>& text) {
+        constexpr std::size_t kMostDigits = 37;  // so that neither it nor a difference overflows
         if (!text) return 0;
-        std::int64_t number = 0;
-        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
-        if (error != std::errc{} || end != text->data() + text->size()) return std::nullopt;
-        return number;
+        const std::size_t sign = text->starts_with('-') ? 1 : 0;
+        if (text->size() == sign || text->size() > sign + kMostDigits) return std::nullopt;
+        Int128 number = 0;
+        for (const char digit : std::string_view(*text).substr(sign)) {
+            if (digit < '0' || digit > '9') return std::nullopt;
+            number = number * 10 + (digit - '0');
+        }
+        return sign == 1 ? -number : number;
     }
 
     // As people read it.
     static std::optional<std::string> shown(const LedgerTable::Column& column, const std::optional<std::string>& text) {
         if (!text || column.kind != Kind::instant) return text;
+        // Of the years 1 to 9999.
+        constexpr std::int64_t kFirst = -62'135'596'800'000'000;
+        constexpr std::int64_t kLast = 253'402'300'799'999'999;
         const auto number = integer(text);
-        if (!number) return text;
-        return schemas::format_instant(schemas::Timestamp(std::chrono::microseconds(*number)));
+        if (!number || *number < kFirst || *number > kLast) return text;
+        return schemas::format_instant(
+            schemas::Timestamp(std::chrono::microseconds(static_cast<std::int64_t>(*number))));
     }
 
     static void note(Diff::Sample& sample, const LedgerTable::Column& column, const std::optional<std::string>& stored,
@@ -297,10 +325,9 @@ private:
         Diff::Change change{column.name, shown(column, stored), shown(column, wanted), std::nullopt};
         const auto is = integer(stored);
         const auto should = integer(wanted);
-        const bool is_offset = column.name.ends_with("offset");
-        std::int64_t delta = 0;
-        if (column.kind == Kind::number && !is_offset && is && should && !__builtin_sub_overflow(*should, *is, &delta))
-            change.delta = std::to_string(delta);
+        const bool is_place =
+            column.name.ends_with("offset") || column.name == "decided_at" || column.name == "partition";
+        if (column.kind == Kind::number && !is_place && is && should) change.delta = to_decimal(*should - *is);
         sample.changes.push_back(std::move(change));
     }
 
@@ -327,20 +354,20 @@ private:
     kafka::RecordSource& log_;
     Recount recount_;
     std::int64_t passes_left_;  // this one counted
+    std::int64_t most_rows_;
     VerifyProgress& progress_;
     Offsets first_;
     Offsets at_;  // next offset to take, by partition
 };
 
-// So many that a pass's share of the rows fits.
-std::size_t count_passes(const VerifyOptions& options, const Generation& generation, pg::Connection& connection) {
+std::int64_t count_rows(const Generation& generation, pg::Connection& connection) {
     std::int64_t rows = 0;
     for (const auto& table : compared_tables(*generation.target.projection)) {
         const auto name = "verify_count_" + table.name;
         const auto sql = "select count(*) from " + pg::quote_identifier(generation.schema, table.name);
         rows += connection.run({name.c_str(), sql.c_str()}).integer(0, 0);
     }
-    return static_cast<std::size_t>(1 + rows * kBytesOfRow / std::max<std::int64_t>(1, options.memory));
+    return rows;
 }
 
 }  // namespace
@@ -360,7 +387,8 @@ Diff verify(const VerifyOptions& options, const Generation& generation) {
     kafka::ConsumerOptions reading;
     reading.brokers = options.brokers;
     reading.topic = target.topic;
-    reading.group = "verify";  // it joins none
+    // It joins none, but a client that names one needs the right to.
+    reading.group = std::string(target.projection->stream().name) + "." + std::to_string(target.generation);
     reading.client_id = "tidemark-consumer-verify";
     reading.properties = options.kafka_properties;
     reading.partitions.resize(static_cast<std::size_t>(target.partitions));
@@ -370,26 +398,56 @@ Diff verify(const VerifyOptions& options, const Generation& generation) {
 }
 
 Diff verify(const VerifyOptions& options, const Generation& generation, kafka::RecordSource& log) {
+    const auto& target = generation.target;
+    const auto number = std::to_string(target.generation);
     while (!std::holds_alternative<kafka::Assigned>(log.poll(kLook))) {
     }
-    pg::Connection connection(options.owner_dsn, session());
+    pg::Connection connection(options.owner_dsn, session(options));
     connection.run_script("set client_connection_check_interval = '1s'");
+    // A name is looked up in every statement, in a snapshot too: the tables behind it may become another generation's.
+    const auto place = find_place(connection, *target.projection, target.generation);
+    const auto check_place = [&] {
+        const auto now = find_place(connection, *target.projection, target.generation);
+        if (!now) throw Refused("generation " + number + " was dropped while it was being read");
+        if (now != place || now->schema != generation.schema) {
+            throw Refused("generation " + number +
+                          " or the one that is read changed its place meanwhile: verify it again");
+        }
+    };
     Diff diff;
     diff.of_the_log = true;
-    diff.stream = generation.target.projection->stream().name;
-    diff.live = generation.target.generation;
-    for (const auto& table : compared_tables(*generation.target.projection))
-        diff.tables.emplace_back().name = table.name;
+    diff.stream = target.projection->stream().name;
+    diff.live = target.generation;
     VerifyProgress progress;
+    const auto most_rows = std::max<std::int64_t>(1, options.memory / kBytesOfRow);
+    const auto run = [&](std::size_t passes) {
+        diff.tables.clear();
+        for (const auto& table : compared_tables(*target.projection))
+            diff.tables.emplace_back().name = table.name;
+        for (std::size_t pass = 0; pass < passes; ++pass) {
+            // Some passes get more than their share.
+            const auto most = most_rows + most_rows / 2 + 100;
+            diff.vector = Pass(options, generation, connection, log, pass, passes, most, progress).run(diff);
+            check_place();
+        }
+    };
     try {
-        const auto passes = count_passes(options, generation, connection);
-        for (std::size_t pass = 0; pass < passes; ++pass)
-            diff.vector = Pass(options, generation, connection, log, pass, passes, progress).run(diff);
+        for (auto passes = 1 + count_rows(generation, connection) / most_rows;; passes *= 2) {
+            try {
+                run(static_cast<std::size_t>(passes));
+                return diff;
+            } catch (const TooManyRows&) {
+                // The tables do not say how many there should be.
+            }
+        }
+    } catch (const WrongTables& wrong) {
+        check_place();
+        throw Refused("table " + generation.schema + ".offsets: " + wrong.what +
+                      ". It was written by hand: replay the log into a new generation");
     } catch (const pg::Error& error) {
-        if (tables_moved(error)) throw swapped(generation);
+        if (tables_moved(error)) check_place();
         throw;
     }
-    return diff;
 }
 
 }  // namespace tidemark::consumers

@@ -14,21 +14,32 @@ Members::Members(json::Value object, std::string_view at) : object_(object), at_
     object_ = {};
 }
 
-json::Value Members::take(std::string_view name) {
+json::Value Members::find(std::string_view name) {
     assert(asked_count_ < kMaxNames);
     asked_[asked_count_++] = name;
     const auto value = object_.find(name);
-    if (value) {
-        ++found_count_;
-    } else if (object_) {
-        violate(name, "is required");
-    }
+    if (value) ++found_count_;
+    return value;
+}
+
+json::Value Members::take(std::string_view name) {
+    const auto value = find(name);
+    if (!value && object_) violate(name, "is required");
     return value;
 }
 
 std::string_view Members::text(std::string_view name, std::size_t max_bytes) {
     const auto value = take(name);
-    if (!value) return {};
+    return value ? read_text(value, name, max_bytes) : std::string_view{};
+}
+
+std::optional<std::string_view> Members::optional_text(std::string_view name, std::size_t max_bytes) {
+    const auto value = find(name);
+    if (!value || value.is(json::Kind::null)) return std::nullopt;
+    return read_text(value, name, max_bytes);
+}
+
+std::string_view Members::read_text(json::Value value, std::string_view name, std::size_t max_bytes) {
     const auto fits = [max_bytes](std::string_view text) { return !text.empty() && text.size() <= max_bytes; };
     if (!value.is(json::Kind::string) || !fits(value.text())) {
         violate(name, "must be a string of 1 to " + std::to_string(max_bytes) + " bytes");

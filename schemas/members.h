@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -26,6 +27,9 @@ public:
     /// A required string of 1 to `max_bytes` bytes without U+0000 (libpqxx would cut a text parameter there).
     std::string_view text(std::string_view name, std::size_t max_bytes);
 
+    /// Likewise, where it is there; a null one is not.
+    std::optional<std::string_view> optional_text(std::string_view name, std::size_t max_bytes);
+
     /// A required integer within [min, max], written without fraction or exponent.
     std::int64_t integer(std::string_view name, std::int64_t min, std::int64_t max);
 
@@ -40,7 +44,9 @@ private:
     /// More than any event has; one more is a bug of the caller.
     static constexpr std::size_t kMaxNames = 16;
 
+    json::Value find(std::string_view name);
     json::Value take(std::string_view name);
+    std::string_view read_text(json::Value value, std::string_view name, std::size_t max_bytes);
     void violate(std::string_view name, std::string_view detail);
 
     json::Value object_;

@@ -45,10 +45,15 @@ create table dead_letters (
     value         bytea,
     header_names  bytea[] not null,
     header_values bytea[] not null,
+    -- why, the first time
     reason        text not null,
+    -- what exactly, the last time
     detail        text not null,
     attempts      integer not null default 1,
     status        text not null default 'open' check (status in ('open', 'redriven', 'discarded', 'quarantined')),
+    -- the event of its partition that last decided about it, and what a discarding one says
+    decided_at    bigint,
+    note          text,
     primary key (partition, "offset")
 );
 

@@ -137,6 +137,34 @@ def test_rows_that_were_changed_by_hand_are_found_named_and_mended(own: Tidemark
     own.assert_equals_log("counters")
 
 
+def test_damage_of_every_sort_is_named_and_ends_nothing(own: Tidemark) -> None:
+    """An instant beyond the calendar ended the program; headers were not looked at."""
+    own.start_consumer()
+    fill(own, 100)
+    own.log.put("tidemark.counters", b"poison", b"poison", headers=[("name", b"value")])
+    own.settle("counters")
+    own.postgres.execute(
+        "update counters.totals set updated_at = '12022-09-12' where key = 'k1';"
+        "update counters.totals set updated_at = 'infinity' where key = 'k2';"
+        "update counters.totals set updated_at = '0044-03-15 BC' where key = 'k3';"
+        "update counters.totals set value = 'NaN' where key = 'k4';"
+        "update counters.totals set value = 1.50 where key = 'k5';"
+        "update counters.totals set value = 1e60 where key = 'k6';"
+        "update counters.dead_letters set header_names = '{}', header_values = '{}' where header_names <> '{}'",
+        database=own.database,
+    )
+    found = _verify(own, "--deep", differing=7)
+    assert _counts(found) == {"totals": (0, 0, 6), "dead_letters": (0, 0, 1)}
+    changes = {one["key"]["key"]: one["changes"][0]["tables"] for one in _samples(found, "totals")}
+    assert changes["k2"] == "infinity" and changes["k4"] == "NaN" and changes["k5"] == "1.50"
+    assert _samples(found, "dead_letters")[0]["changes"][0]["column"] == "headers"
+
+    own.postgres.execute("delete from counters.offsets where partition = 2", database=own.database)
+    assert "partition 2 has no row" in command(own, "verify", "counters", code=3)
+    own.postgres.execute("delete from counters.offsets", database=own.database)
+    assert "partition 0 has no row" in command(own, "verify", "counters", code=3)
+
+
 def test_a_vehicle_that_was_changed_by_hand_is_found(own: Tidemark) -> None:
     own.start_consumer()
     api = own.start_api()
@@ -186,6 +214,9 @@ def test_what_does_not_fit_into_memory_is_verified_in_passes(own: Tidemark) -> N
     whole = _verify(own, "--deep", differing=5)
     shares = _verify(own, "--deep", "--memory", "1MiB", differing=5)
     assert shares == whole
+    own.postgres.execute("truncate counters.totals, counters.windows", database=own.database)
+    lost = _verify(own, "--deep", "--memory", "1MiB", differing=8_000)
+    assert _counts(lost) == {"totals": (4_000, 0, 0), "windows": (4_000, 0, 0)}
     assert [one["key"] for one in _samples(whole, "totals")] == [{"key": f"key {n}"} for n in (5, 4, 3, 2, 1)]
 
 

@@ -25,6 +25,9 @@ INCREMENTED = "tidemark.counter.incremented.v1"
 REGISTERED = "tidemark.vehicle.registered.v1"
 STATE_CHANGED = "tidemark.vehicle.state_changed.v1"
 LOG_CREATED = "tidemark.log.created.v1"
+REDRIVEN = "tidemark.dead_letter.redriven.v1"
+DISCARDED = "tidemark.dead_letter.discarded.v1"
+MOST_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,18 @@ class Parked(Exception):
 
 
 @dataclass
+class Letter:
+    """A dead letter, and what was decided about it."""
+
+    record: Record
+    reason: str
+    attempts: int = 1
+    status: str = "open"
+    decided_at: int | None = None
+    note: str | None = None
+
+
+@dataclass
 class Partition:
     """Where the fold stands in one partition, and what became of its records."""
 
@@ -68,7 +83,7 @@ class Expected:
     ordered: ClassVar[bool]
 
     partitions: dict[int, Partition] = field(default_factory=dict)
-    dead_letters: dict[tuple[int, int], str] = field(default_factory=dict)
+    letters: dict[tuple[int, int], Letter] = field(default_factory=dict)
     # (partition, identity) -> (offset, log time, data) of the first sight that still decides
     identities: dict[tuple[int, str], tuple[int, int, Any]] = field(default_factory=dict)
 
@@ -86,6 +101,9 @@ class Expected:
                 if event.type == LOG_CREATED:
                     identity = _check_identity(event, record, identity)
                     here.applied += 1
+                elif event.type in (REDRIVEN, DISCARDED):
+                    self._decide(event, record, here, len(ends))
+                    here.applied += 1
                 elif self._is_new(event, record, here, len(ends)):
                     self._apply(event, record, here.log_time)
                     here.applied += 1
@@ -93,11 +111,41 @@ class Expected:
                     here.duplicates += 1
             except Parked as parked:
                 here.parked += 1
-                self.dead_letters[(record.partition, record.offset)] = parked.reason
+                self.letters[(record.partition, record.offset)] = Letter(record, parked.reason)
         for number, end in ends.items():
             here = self.partitions[number]
             here.gaps += end - here.next_offset
             here.next_offset = end
+
+    @property
+    def dead_letters(self) -> dict[tuple[int, int], str]:
+        """The reason of each."""
+        return {place: letter.reason for place, letter in self.letters.items()}
+
+    def _decide(self, decision: _Event, record: Record, here: Partition, partitions: int) -> None:
+        """An operator's decision about a letter; one about a letter that is not open changes nothing."""
+        decision.integer("offset", 0, 2**63 - 1)
+        extra = "edit" if decision.type == REDRIVEN else "note"
+        text = decision.members.get(extra)
+        if text is not None and not _is_text(text, 1 << 20 if extra == "edit" else 2_000):
+            raise Parked("invalid_data")
+        letter = self.letters.get((record.partition, decision.members["offset"]))
+        if letter is None or letter.status != "open":
+            return
+        letter.decided_at = record.offset
+        if decision.type == DISCARDED:
+            letter.status, letter.note = "discarded", text
+            return
+        value = letter.record.value if text is None else text.encode()
+        again = Record(record.partition, record.offset, record.append_time, letter.record.key, value)
+        try:
+            event = _Event(again, letter.record.append_time)
+            if self._is_new(event, again, here, partitions):
+                self._apply(event, again, here.log_time)
+            letter.status = "redriven"
+        except Parked:
+            letter.attempts += 1
+            letter.status = "quarantined" if letter.attempts >= MOST_ATTEMPTS else "open"
 
     def _is_new(self, event: _Event, record: Record, here: Partition, partitions: int) -> bool:
         if event.type not in self.types:
@@ -219,7 +267,7 @@ STREAMS: dict[str, type[Expected]] = {"counters": Counters, "vehicles": Vehicles
 class _Event:
     """One record's value, read strictly. Raises Parked("malformed") for everything that is not an event."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, known_at: int | None = None) -> None:
         if record.value is None:
             raise Parked("tombstone")
         envelope = _parse(record.value)
@@ -239,7 +287,7 @@ class _Event:
             _require(isinstance(kind, str) and re.match(r"[^;]+[/+]json[ \t]*(;|\Z)", kind, re.IGNORECASE) is not None)
         self.type: str = attributes["type"]
         self.identity: str | None = attributes.get("idempotencykey")
-        self.time = record.append_time
+        self.time = record.append_time if known_at is None else known_at
         if "time" in attributes:
             time = parse_instant(attributes["time"]) if isinstance(attributes["time"], str) else None
             _require(time is not None)

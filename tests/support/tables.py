@@ -40,7 +40,10 @@ _queries: dict[str, dict[str, tuple[int, str]]] = {
             f"select partition, next_offset, {micros('log_time')}, applied, duplicates, parked, gaps, first_offset"
             " from {schema}.offsets",
         ),
-        "dead_letters": (2, 'select partition, "offset", reason, key, value from {schema}.dead_letters'),
+        "dead_letters": (
+            2,
+            'select partition, "offset", reason, attempts, status, decided_at, note from {schema}.dead_letters',
+        ),
         "dedupe": (2, f'select partition, identity, "offset", {micros("log_time")} from {{schema}}.dedupe'),
     },
     "counters": {
@@ -118,8 +121,11 @@ def _compare_common(tables: Snapshot, fold: Expected) -> list[str]:
         for number, each in fold.partitions.items()
     }
     found = _compare("offsets", tables.rows["offsets"], partitions)
-    reasons = {place: row[:1] for place, row in tables.rows["dead_letters"].items()}
-    found += _compare("dead_letters", reasons, {place: (reason,) for place, reason in fold.dead_letters.items()})
+    letters = {
+        place: (each.reason, each.attempts, each.status, each.decided_at, each.note)
+        for place, each in fold.letters.items()
+    }
+    found += _compare("dead_letters", tables.rows["dead_letters"], letters)
     # Rows that can no longer decide anything may have been deleted, and may not.
     known = {place: row[:2] for place, row in fold.identities.items()}
     decisive = {place: row for place, row in known.items() if fold.partitions[place[0]].log_time - row[1] <= DAY}

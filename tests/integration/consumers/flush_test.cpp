@@ -138,6 +138,7 @@ void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::
     std::map<std::string_view, std::int64_t> parked;
     std::int64_t duplicates = 0;
     std::map<std::string, bool> filled;
+    std::map<std::string, int> decided;
     for (auto seed = first_seed; seed < first_seed + seeds; ++seed) {
         CAPTURE(seed);
         const auto& projection = *find_projection(stream);
@@ -162,11 +163,19 @@ void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::
         CHECK(actual.conserved());
         REQUIRE(difference(tables, actual.all()) == "");
         REQUIRE(counted_again(database, other, random) == "");
+        for (const char* status : {"open", "redriven", "discarded"}) {
+            decided[status] +=
+                std::stoi(actual.ask("select count(*) from dead_letters where status = '" + std::string(status) + "'"));
+        }
         for (const auto& [table, rows] : tables)
             filled[table] = filled[table] || !rows.empty();
     }
     // The log has to contain what it is for.
     CHECK(duplicates > 0);
+    for (const auto& [status, letters] : decided) {
+        CAPTURE(status);
+        CHECK(letters > 0);
+    }
     CHECK(std::all_of(filled.begin(), filled.end(), [](const auto& table) { return table.second; }));
     for (const auto why :
          {reason::kTombstone, reason::kMalformed, reason::kUnknownType, reason::kInvalidData, reason::kKeyMismatch,

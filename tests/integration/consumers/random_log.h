@@ -1,17 +1,20 @@
 #pragma once
 
 #include "infra/kafka/partitioner.h"
+#include "schemas/dead_letter.h"
 #include "schemas/event.h"
 #include "schemas/json.h"
 #include "tests/integration/consumers/scratch.h"
 #include "tests/support/fake_log.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <iterator>
 #include <map>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -82,8 +85,11 @@ private:
         static const std::string keys[] = {"a",           "NULL",        "{\"quoted\\\", and more}",
                                            "line\nbreak", "100% / it's", "\xF0\x9F\x9A\x97",
                                            "e\xCC\x81",   "\xC3\xA9",    std::string(256, 'k')};
-        if (counters_) return keys[below(std::ssize(keys))];
-        return below(10) == 0 ? "9007199254740991" : std::to_string(1 + below(6));
+        auto one = counters_        ? keys[below(std::ssize(keys))]
+                   : below(10) == 0 ? "9007199254740991"
+                                    : std::to_string(1 + below(6));
+        entities_.insert(one);
+        return one;
     }
 
     EventSketch sketch(const std::string& entity) {
@@ -138,6 +144,7 @@ private:
         append_time_ += std::chrono::microseconds(below(5'000'000));
         if (chance(6)) append_time_ += std::chrono::hours(below(30));
         if (chance(5)) append_time_ -= std::chrono::hours(below(3));
+        if (chance(12)) return decide();
         const auto key = entity();
         auto event = sketch(key);
         FakeLog::Entry record;
@@ -150,6 +157,36 @@ private:
         record.value = event.text();
         if (chance(25)) spoil(record, event, partition);
         log_.append(partition, std::move(record));
+    }
+
+    // About any earlier record, mostly of its own partition and mostly one that is a dead letter or may be; now and
+    // then about one that is still to come.
+    void decide() {
+        const auto partition = any_partition();
+        const auto end = log_.end(partition);
+        const auto near = std::max<std::int64_t>(0, end - 20);
+        const auto offset = chance(80) ? near + below(end - near + 1) : below(end + 2);
+        EventSketch event;
+        if (chance(30)) {
+            event.type = schemas::dead_letter::kDiscarded;
+            const std::string note = "nobody's \xF0\x9F\x9A\x97";
+            schemas::dead_letter::append(
+                event.data, schemas::dead_letter::Discarded{
+                                offset, chance(50) ? std::optional<std::string_view>(note) : std::nullopt});
+        } else {
+            event.type = schemas::dead_letter::kRedriven;
+            const auto* letter = log_.find(partition, offset);
+            const bool has_key = letter != nullptr && letter->key && letter->key->size() <= 256;
+            const auto text = has_key && entities_.contains(*letter->key) ? sketch(*letter->key).text() : "{";
+            schemas::dead_letter::append(
+                event.data, schemas::dead_letter::Redriven{
+                                offset, chance(40) ? std::optional<std::string_view>(text) : std::nullopt});
+        }
+        if (chance(5)) event.data = R"({"offset":"1"})";
+        auto text = event.text();
+        // Its type spelt with an escape.
+        if (chance(20)) text.replace(text.find("dead_letter"), 4, "d\\u0065ad");
+        log_.append(partition, "decision", std::move(text), append_time_);
     }
 
     void spoil(FakeLog::Entry& record, EventSketch& event, std::int32_t& partition) {
@@ -208,6 +245,7 @@ private:
     FakeLog log_;
     base::Timestamp append_time_{std::chrono::seconds(1'700'000'000)};
     std::map<std::string, std::pair<std::string_view, std::string>> first_data_;
+    std::set<std::string> entities_;
 };
 
 }  // namespace tidemark::tests

@@ -1,6 +1,7 @@
 #include "listing.h"
 #include "schemas/catalogue.h"
 #include "schemas/counters.h"
+#include "schemas/dead_letter.h"
 #include "schemas/event.h"
 #include "schemas/vehicles.h"
 
@@ -87,6 +88,16 @@ const std::vector<Golden> kLogs{
     {"log_created", kTime, "019aa5f0-0000-7abc-9def-0123456789ab", 0},
 };
 
+// Number: the letter's offset; other: the edit or the note.
+const std::vector<Golden> kRedrives{
+    {"dead_letter_redriven", "2026-11-21T22:00:00Z", "", 17},
+    {"dead_letter_redriven_edited", "2026-11-21T22:00:00.250Z", "", 0, R"({"specversion":"1.0"})"},
+};
+
+const std::vector<Golden> kDiscards{
+    {"dead_letter_discarded", "2026-11-21T22:00:00Z", "", 9'223'372'036'854'775'807, R"(a test of "somebody" else)"},
+};
+
 std::filesystem::path folder() {
     return std::filesystem::path(TIDEMARK_SOURCE_DIR) / "tests/golden/events";
 }
@@ -168,6 +179,36 @@ TEST_CASE("golden changes of state decode for ever") {
     }
 }
 
+TEST_CASE("golden decisions about dead letters decode for ever") {
+    json::Reader reader;
+    for (const auto& golden : kRedrives) {
+        CAPTURE(golden.file);
+        const auto bytes = read_file(golden.file);
+        const auto event = read_event(reader, bytes);
+        REQUIRE(listing(event) == "");
+        const auto redriven = dead_letter::read_redriven(event->data, json::Unknown::ignore, "/data");
+        REQUIRE(listing(redriven) == "");
+        CHECK(redriven->offset == golden.number);
+        CHECK(redriven->edit.value_or("") == golden.other);
+        std::string data;
+        dead_letter::append(data, *redriven);
+        check_envelope(golden, dead_letter::kRedriven, *event, bytes, data);
+    }
+    for (const auto& golden : kDiscards) {
+        CAPTURE(golden.file);
+        const auto bytes = read_file(golden.file);
+        const auto event = read_event(reader, bytes);
+        REQUIRE(listing(event) == "");
+        const auto discarded = dead_letter::read_discarded(event->data, json::Unknown::ignore, "/data");
+        REQUIRE(listing(discarded) == "");
+        CHECK(discarded->offset == golden.number);
+        CHECK(discarded->note.value_or("") == golden.other);
+        std::string data;
+        dead_letter::append(data, *discarded);
+        check_envelope(golden, dead_letter::kDiscarded, *event, bytes, data);
+    }
+}
+
 TEST_CASE("golden log identities decode for ever") {
     json::Reader reader;
     for (const auto& golden : kLogs) {
@@ -198,7 +239,7 @@ TEST_CASE("keys that look alike are different keys") {
 
 TEST_CASE("every golden file is expected to be something, and every type has one") {
     std::set<std::string> expected;
-    for (const auto* table : {&kIncrements, &kRegistrations, &kStateChanges, &kLogs}) {
+    for (const auto* table : {&kIncrements, &kRegistrations, &kStateChanges, &kLogs, &kRedrives, &kDiscards}) {
         for (const auto& golden : *table)
             CHECK(expected.insert(std::string(golden.file) + ".json").second);
     }

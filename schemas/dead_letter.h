@@ -1,0 +1,42 @@
+#pragma once
+
+#include "schemas/json.h"
+#include "schemas/result.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace tidemark::schemas::dead_letter {
+
+/// An operator's decisions about a dead letter: events of any stream, on the partition of the letter, so that a replay
+/// makes the same of it. A letter that is not open then is left alone.
+inline constexpr std::string_view kRedriven = "tidemark.dead_letter.redriven.v1";
+inline constexpr std::string_view kDiscarded = "tidemark.dead_letter.discarded.v1";
+
+inline constexpr std::size_t kMaxNoteBytes = 2'000;
+inline constexpr std::size_t kMaxEditBytes = 1 << 20;
+
+/// So many times a letter is tried, the first included; then it is quarantined.
+inline constexpr std::int64_t kMostAttempts = 6;
+
+/// Judge the letter again, as if its record stood where this event stands.
+struct Redriven {
+    std::int64_t offset = 0;               ///< of the letter, in the partition of this event
+    std::optional<std::string_view> edit;  ///< what to judge in place of its value; its key stays
+};
+/// Leave it be for good.
+struct Discarded {
+    std::int64_t offset = 0;
+    std::optional<std::string_view> note;
+};
+
+/// Views point into the reader.
+Result<Redriven> read_redriven(json::Value data, json::Unknown unknown, std::string_view at = "");
+Result<Discarded> read_discarded(json::Value data, json::Unknown unknown, std::string_view at = "");
+
+void append(std::string& out, const Redriven& event);
+void append(std::string& out, const Discarded& event);
+
+}  // namespace tidemark::schemas::dead_letter
