@@ -1,15 +1,23 @@
 #include "consumers/dead_letters.h"
 
 #include "consumers/terminal.h"
+#include "infra/base/backoff.h"
+#include "infra/base/clock.h"
 #include "infra/base/progress.h"
+#include "infra/kafka/admin.h"
 #include "schemas/base64.h"
+#include "schemas/dead_letter.h"
+#include "schemas/event.h"
 #include "schemas/instant.h"
 #include "schemas/json.h"
 
 #include <algorithm>
 #include <charconv>
 #include <iomanip>
+#include <map>
+#include <stdexcept>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -45,6 +53,14 @@ where d.partition = $1 and d."offset" = $2 order by h.place)"};
 constexpr std::size_t kMostOfValue = 2'000;
 
 using Bytes = std::optional<std::string>;
+
+pg::Connection connect(const std::string& dsn, const Generation& live) {
+    pg::SessionOptions session;
+    session.application_name = "tidemark-consumer dead-letters";
+    session.search_path = pg::quote_identifier(live.schema);
+    session.statement_timeout = std::chrono::minutes(1);
+    return pg::Connection(dsn, session);
+}
 
 std::string text_of(const schemas::Position& position) {
     return std::to_string(position.partition) + ':' + std::to_string(position.offset);
@@ -193,7 +209,153 @@ void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, con
     out << "\nOne of them whole: tidemark-consumer dead-letters " << stream << " PARTITION:OFFSET\n";
 }
 
+constexpr pg::Statement kOpen{"dead_letters_open", R"(
+select partition, "offset", status from dead_letters
+where case when $1 >= 0 then partition = $1 and "offset" = $2 else status = 'open' and $3 in ('', reason) end
+order by partition, "offset")"};
+
+constexpr pg::Statement kOutcomes{"dead_letters_outcomes", R"(
+select d.status, d.detail
+from unnest($1::integer[], $2::bigint[]) with ordinality as w (partition, "offset", place)
+join dead_letters d on d.partition = w.partition and d."offset" = w."offset" order by w.place)"};
+
+struct Decision {
+    schemas::Position letter;
+    std::optional<std::int64_t> offset;  // where it stands itself
+    std::string status = "open";
+    std::string detail;
+};
+
+std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& options, const std::string& stream) {
+    pg::Params params;
+    params.add(options.letter ? options.letter->partition : -1).add(options.letter ? options.letter->offset : -1);
+    params.add(options.reason);
+    const auto rows = tables.run(kOpen, params);
+    std::vector<Decision> decisions;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        Decision decision;
+        decision.letter = {static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
+        if (rows.text(row, 2) != "open") {
+            throw Refused("dead letter " + text_of(decision.letter) + " of " + stream + " is " +
+                          std::string(rows.text(row, 2)) + ", and no decision changes that");
+        }
+        decisions.push_back(std::move(decision));
+    }
+    if (decisions.empty() && options.letter)
+        throw Refused("stream " + stream + " has no dead letter " + text_of(*options.letter));
+    return decisions;
+}
+
+std::string event_of(const DecideOptions& options, std::int64_t offset) {
+    std::string data;
+    if (options.redrive) {
+        schemas::dead_letter::append(data, schemas::dead_letter::Redriven{offset, options.edit});
+    } else {
+        schemas::dead_letter::append(data, schemas::dead_letter::Discarded{offset, options.note});
+    }
+    const auto now = base::SystemClock().now();
+    const auto id = schemas::make_uuid7(now);
+    schemas::EventText event;
+    event.id = id;
+    event.source = "/dead-letters";
+    event.type = options.redrive ? schemas::dead_letter::kRedriven : schemas::dead_letter::kDiscarded;
+    event.time = now;
+    event.data = data;
+    std::string text;
+    schemas::append_event(text, event);
+    return text;
+}
+
+// Until the live tables hold every decision.
+void await_folded(pg::Connection& registry, const DecideOptions& options, const std::string& stream,
+                  const std::vector<Decision>& decisions) {
+    const auto until = std::chrono::steady_clock::now() + options.timeout;
+    base::Backoff pause(std::chrono::milliseconds(20), std::chrono::milliseconds(250), 1);
+    while (true) {
+        const auto next = find_progress(registry, stream);
+        const bool folded = std::all_of(decisions.begin(), decisions.end(), [&](const Decision& one) {
+            const auto partition = static_cast<std::size_t>(one.letter.partition);
+            return partition < next.size() && next[partition] > one.offset.value();
+        });
+        if (folded) return;
+        if (options.cancelled() || std::chrono::steady_clock::now() >= until) {
+            throw std::runtime_error(
+                "the decisions are on the log, and not folded yet: is a consumer running? See "
+                "`tidemark-consumer status`, then `tidemark-consumer dead-letters " +
+                stream + "`");
+        }
+        std::this_thread::sleep_for(pause.next());
+    }
+}
+
+void read_outcomes(pg::Connection& tables, std::vector<Decision>& decisions) {
+    pg::Array partitions;
+    pg::Array offsets;
+    for (const auto& one : decisions) {
+        partitions.add(std::int64_t{one.letter.partition});
+        offsets.add(one.letter.offset);
+    }
+    pg::Params params;
+    params.add(std::move(partitions)).add(std::move(offsets));
+    const auto rows = tables.run(kOutcomes, params);
+    for (std::size_t row = 0; row < std::min(rows.size(), decisions.size()); ++row) {
+        decisions[row].status = rows.text(row, 0);
+        decisions[row].detail = rows.text(row, 1);
+    }
+}
+
+void write_decisions(const DecideOptions& options, const std::string& stream, const std::vector<Decision>& decisions,
+                     std::ostream& out) {
+    if (options.json) {
+        std::string json = "{\"stream\":\"" + stream + "\",\"letters\":[";
+        for (const auto& one : decisions) {
+            json += &one == &decisions.front() ? "{\"letter\":\"" : ",{\"letter\":\"";
+            json += text_of(one.letter) + "\",\"decision\":";
+            json += one.offset ? '"' + text_of({one.letter.partition, *one.offset}) + '"' : "null";
+            append_text(json, "status", one.status);
+            append_text(json, "detail", one.detail);
+            json += '}';
+        }
+        out << json << "]}\n";
+        return;
+    }
+    const char* const what = options.redrive ? "redriven" : "discarded";
+    if (options.dry_run) {
+        out << with_commas(static_cast<std::int64_t>(decisions.size())) << " would be " << what << ":\n";
+        for (const auto& one : decisions)
+            out << text_of(one.letter) << '\n';
+        return;
+    }
+    std::map<std::string, std::int64_t> counts;
+    for (const auto& one : decisions) {
+        ++counts[one.status];
+        if (one.status != what) out << text_of(one.letter) << " is " << one.status << ": " << shown(one.detail) << '\n';
+    }
+    for (const auto& [status, count] : counts)
+        out << with_commas(count) << ' ' << status << '\n';
+    if (counts.empty()) out << "no letter is open\n";
+}
+
 }  // namespace
+
+bool decide_dead_letters(const DecideOptions& options, const Generation& live, std::ostream& out) {
+    const std::string stream(live.target.projection->stream().name);
+    pg::Connection tables = connect(options.dsn, live);
+    auto decisions = find_open(tables, options, stream);
+    if (!options.dry_run && !decisions.empty()) {
+        kafka::Admin admin(options.brokers, options.kafka_properties);
+        for (auto& one : decisions) {
+            one.offset =
+                admin.append(live.target.topic, one.letter.partition, "decision", event_of(options, one.letter.offset));
+        }
+        await_folded(tables, options, stream, decisions);
+    }
+    if (!decisions.empty()) read_outcomes(tables, decisions);
+    write_decisions(options, stream, decisions, out);
+    return options.dry_run || std::none_of(decisions.begin(), decisions.end(), [&](const Decision& one) {
+               return one.status != (options.redrive ? "redriven" : "discarded");
+           });
+}
 
 std::optional<schemas::Position> parse_letter(const std::string& text) {
     schemas::Position position;
@@ -207,11 +369,7 @@ std::optional<schemas::Position> parse_letter(const std::string& text) {
 }
 
 void write_dead_letters(const DeadLetterOptions& options, const Generation& live, std::ostream& out) {
-    pg::SessionOptions session;
-    session.application_name = "tidemark-consumer dead-letters";
-    session.search_path = pg::quote_identifier(live.schema);
-    session.statement_timeout = std::chrono::minutes(1);
-    pg::Connection tables(options.dsn, session);
+    auto tables = connect(options.dsn, live);
     if (options.letter) {
         write_one(tables, options, std::string(live.target.projection->stream().name), out);
         return;

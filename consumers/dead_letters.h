@@ -3,7 +3,10 @@
 #include "consumers/generation.h"
 #include "schemas/position.h"
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -28,6 +31,28 @@ struct DeadLetterOptions {
 /// header's parts may be null, and have "Base64" behind their name where they are that.
 /// Throws Refused when there is no such letter, pg::Error.
 void write_dead_letters(const DeadLetterOptions& options, const Generation& live, std::ostream& out);
+
+struct DecideOptions {
+    std::string dsn;  ///< of the consumer role
+    std::string brokers;
+    std::map<std::string, std::string> kafka_properties{};
+    std::optional<schemas::Position> letter{};  ///< only this one
+    std::string reason{};                       ///< only these; empty: any
+    bool redrive = true;                        ///< otherwise discard
+    std::optional<std::string> edit{};          ///< what to judge in place of the value
+    std::optional<std::string> note{};          ///< why it is discarded
+    bool dry_run = false;                       ///< only say which ones
+    bool json = false;
+    std::chrono::milliseconds timeout{30'000};  ///< for the consumers to fold the decisions
+    std::function<bool()> cancelled = [] { return false; };
+};
+
+/// Decides about open letters: appends an event for each to its partition, waits until the live tables hold them, and
+/// writes what became of each. True when all are redriven, or discarded. As JSON:
+///   {"stream":"counters","letters":[{"letter":"0:17","decision":"0:42","status":"redriven","detail":"..."}]}
+/// "decision" is null in a dry run. Throws Refused when nothing is meant or the letter is not open, kafka::Error,
+/// pg::Error, std::runtime_error when the decisions are on the log and were not folded in time.
+bool decide_dead_letters(const DecideOptions& options, const Generation& live, std::ostream& out);
 
 /// "2:1834": partition 2, offset 1834. Nullopt: no such thing.
 std::optional<schemas::Position> parse_letter(const std::string& text);

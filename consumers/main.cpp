@@ -19,6 +19,7 @@
 #include "infra/http/operations.h"
 #include "infra/http/server.h"
 #include "infra/kafka/properties.h"
+#include "schemas/dead_letter.h"
 
 #include <unistd.h>
 
@@ -69,6 +70,10 @@ struct Options {
     std::int64_t memory = std::int64_t{1} << 30;
     std::string letter;
     std::string reason;
+    bool all = false;
+    bool dry_run = false;
+    std::string edit;
+    std::string note;
     milliseconds timeout{30'000};
 };
 
@@ -275,6 +280,10 @@ OperateOptions operate_options(const Options& options, const base::Shutdown& shu
     operate.memory = options.memory;
     operate.letter = options.letter;
     operate.reason = options.reason;
+    operate.all = options.all;
+    operate.dry_run = options.dry_run;
+    operate.edit = options.edit;
+    operate.note = options.note;
     if (!options.generation.empty()) operate.generation = std::stoll(options.generation);
     operate.timeout = options.timeout;
     operate.cancelled = [&shutdown] { return shutdown.requested(); };
@@ -456,18 +465,42 @@ int main(int argc, char** argv) {
                          command.argument("stream", options.stream, true, "Stream, e.g. counters.");
                          generation(command, true);
                      });
-    settings.command(
-        "dead-letters", "Show what could not be applied: how many for which reason, the newest, or one of them whole",
-        operate(show_dead_letters), [&](base::Settings& command) {
-            stream(command);
-            command.argument("letter", options.letter, false, "PARTITION:OFFSET of one, e.g. 2:1834.");
-            command.text("reason", options.reason, "Only those, e.g. malformed.");
-            command.number("top", options.top, 0, 10'000, "So many of the newest.");
-            command.check([&] {
-                if (options.letter.empty() || parse_letter(options.letter)) return std::vector<std::string>{};
-                return std::vector<std::string>{"letter: not PARTITION:OFFSET: " + options.letter + ", e.g. 2:1834"};
-            });
+    const auto letter = [&](base::Settings& command) {
+        stream(command);
+        command.argument("letter", options.letter, false, "PARTITION:OFFSET of one, e.g. 2:1834.");
+        command.text("reason", options.reason, "Only those, e.g. malformed.");
+        command.check([&] {
+            if (options.letter.empty() || parse_letter(options.letter)) return std::vector<std::string>{};
+            return std::vector<std::string>{"letter: not PARTITION:OFFSET: " + options.letter + ", e.g. 2:1834"};
         });
+    };
+    settings.command("dead-letters",
+                     "Show what could not be applied: how many for which reason, the newest, or one of them whole",
+                     operate(show_dead_letters), [&](base::Settings& command) {
+                         letter(command);
+                         command.number("top", options.top, 0, 10'000, "So many of the newest.");
+                     });
+    const auto decision = [&](base::Settings& command) {
+        letter(command);
+        command.duration("timeout", options.timeout, milliseconds(1'000), milliseconds(3'600'000),
+                         "How long to wait until the decisions are folded.");
+        command.flag("all", options.all, "All that are open.");
+        command.flag("dry-run", options.dry_run, "Only say which ones.");
+    };
+    settings.command("redrive", "Have dead letters judged again, where the log is now; exit 1 when any stays one",
+                     operate(redrive), [&](base::Settings& command) {
+                         decision(command);
+                         command.text("edit", options.edit,
+                                      "File with what to judge in place of the letter's value; its key stays.");
+                     });
+    settings.command("discard", "Leave dead letters be for good", operate(discard), [&](base::Settings& command) {
+        decision(command);
+        command.text("note", options.note, "Why.");
+        command.check([&] {
+            if (options.note.size() <= schemas::dead_letter::kMaxNoteBytes) return std::vector<std::string>{};
+            return std::vector<std::string>{"note: more than 2000 bytes"};
+        });
+    });
     settings.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3334"); });
     return settings.run(argc, argv);
 }

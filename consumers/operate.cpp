@@ -7,12 +7,15 @@
 #include "consumers/swap.h"
 #include "consumers/verify.h"
 #include "infra/base/progress.h"
+#include "schemas/dead_letter.h"
 #include "schemas/instant.h"
 #include "schemas/json.h"
 
 #include <algorithm>
+#include <fstream>
 #include <iomanip>
 #include <iostream>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <ostream>
@@ -324,6 +327,52 @@ int show_dead_letters(const OperateOptions& options, std::ostream& out) {
     letters.json = options.json();
     write_dead_letters(letters, *live, out);
     return base::kDone;
+}
+
+namespace {
+
+int decide(const OperateOptions& options, DecideOptions deciding, std::ostream& out) {
+    const auto& projection = projection_of(options.stream);
+    deciding.letter = parse_letter(options.letter);
+    if (!deciding.letter && options.reason.empty() && !options.all)
+        throw Refused("which ones? Say PARTITION:OFFSET, --reason REASON or --all");
+    auto connection = connect(options.consumer_dsn);
+    const auto live = find_live(connection, projection);
+    if (!live) throw no_tables(options.stream);
+    deciding.dsn = options.consumer_dsn;
+    deciding.brokers = options.lane.brokers;
+    deciding.kafka_properties = options.lane.kafka_properties;
+    deciding.reason = options.reason;
+    deciding.dry_run = options.dry_run;
+    deciding.json = options.json();
+    deciding.timeout = options.timeout;
+    deciding.cancelled = options.cancelled;
+    return decide_dead_letters(deciding, *live, out) ? base::kDone : base::kFailed;
+}
+
+}  // namespace
+
+int redrive(const OperateOptions& options, std::ostream& out) {
+    DecideOptions deciding;
+    if (!options.edit.empty()) {
+        if (options.letter.empty()) throw Refused("--edit is for one letter: say PARTITION:OFFSET");
+        std::ifstream file(options.edit, std::ios::binary);
+        std::string text{std::istreambuf_iterator<char>(file), {}};
+        if (!file.good() && !file.eof()) throw Refused(options.edit + " cannot be read");
+        while (text.ends_with('\n') || text.ends_with('\r'))
+            text.pop_back();
+        if (text.empty() || text.size() > schemas::dead_letter::kMaxEditBytes || !schemas::json::is_utf8(text))
+            throw Refused(options.edit + " has to hold 1 byte to 1 MiB of UTF-8");
+        deciding.edit = std::move(text);
+    }
+    return decide(options, std::move(deciding), out);
+}
+
+int discard(const OperateOptions& options, std::ostream& out) {
+    DecideOptions deciding;
+    deciding.redrive = false;
+    if (!options.note.empty()) deciding.note = options.note;
+    return decide(options, std::move(deciding), out);
 }
 
 int promote(const OperateOptions& options, std::ostream& out) {

@@ -27,6 +27,10 @@ struct OperateOptions {
     std::int64_t memory = std::int64_t{1} << 30;
     std::string letter{};  ///< PARTITION:OFFSET; empty: all
     std::string reason{};  ///< empty: any
+    bool all = false;
+    bool dry_run = false;
+    std::string edit{};  ///< a file's path; empty: none
+    std::string note{};
     std::chrono::milliseconds timeout{30'000};
     std::function<bool()> cancelled = [] { return false; };
 
@@ -48,5 +52,8 @@ int roll_back(const OperateOptions& options, std::ostream& out);
 int drop(const OperateOptions& options, std::ostream& out);
 /// What the live generation could not take: by reason, and the newest; or one letter whole.
 int show_dead_letters(const OperateOptions& options, std::ostream& out);
+/// Has open letters judged again, or leaves them be for good: one, those of a reason, or all. kFailed: some are not.
+int redrive(const OperateOptions& options, std::ostream& out);
+int discard(const OperateOptions& options, std::ostream& out);
 
 }  // namespace tidemark::consumers
