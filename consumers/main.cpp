@@ -68,6 +68,8 @@ struct Options {
     bool accept_diff = false;
     bool deep = false;
     std::int64_t memory = std::int64_t{1} << 30;
+    bool watch = false;
+    milliseconds interval{1'000};
     std::string letter;
     std::string reason;
     bool all = false;
@@ -365,13 +367,25 @@ int main(int argc, char** argv) {
         "status", "Show every partition: owner, lag, generation, dead letters; exit 1 while any is behind",
         [&] {
             return guarded([&] {
-                const bool caught_up = write_status(
-                    {options.brokers, options.consumer_dsn, kafka::read_properties(options.kafka_config), options.json},
+                const StatusOptions status{options.brokers, options.consumer_dsn,
+                                           kafka::read_properties(options.kafka_config), options.json};
+                if (!options.watch) return int{write_status(status, std::cout) ? base::kDone : base::kFailed};
+                log::start("tidemark-consumer", log::Level::warn);
+                base::Shutdown shutdown;
+                const bool on_terminal = !options.json && ::isatty(STDOUT_FILENO) == 1;
+                if (on_terminal) std::cout << "\x1b[2J";
+                watch_status(
+                    status, options.interval, on_terminal, [&](milliseconds pause) { return shutdown.wait_for(pause); },
                     std::cout);
-                return int{caught_up ? base::kDone : base::kFailed};
+                return int{base::kDone};
             });
         },
-        [&](base::Settings& command) { command.flag("json", options.json, "One JSON object instead of a table."); });
+        [&](base::Settings& command) {
+            command.flag("json", options.json, "One JSON object instead of a table.");
+            command.flag("watch", options.watch, "Again and again, with the records folded per second.");
+            command.duration("interval", options.interval, milliseconds(100), milliseconds(3'600'000),
+                             "Between two looks.");
+        });
 
     settings.command(
         "doctor",

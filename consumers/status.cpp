@@ -10,8 +10,11 @@
 #include <algorithm>
 #include <cmath>
 #include <iomanip>
+#include <map>
 #include <optional>
 #include <sstream>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace tidemark::consumers {
@@ -36,6 +39,7 @@ struct Line {
     std::string owner;                  // empty: nobody folds it now
     std::optional<double> lag_seconds;  // of the as-of instant; none: never known
     std::int64_t dead_letters = 0;
+    std::optional<double> rate;  // records a second, where it is watched
 };
 
 std::vector<Line> gather(const StatusOptions& options) {
@@ -82,14 +86,19 @@ std::string rounded(double seconds) {
 void write_table(const std::vector<Line>& lines, std::ostream& out) {
     out << std::left << std::setw(12) << "STREAM" << std::right << std::setw(5) << "GEN" << std::setw(11) << "PARTITION"
         << std::setw(14) << "NEXT OFFSET" << std::setw(14) << "LOG END" << std::setw(10) << "BEHIND" << std::setw(9)
-        << "LAG S" << std::setw(14) << "DEAD LETTERS"
+        << "LAG S";
+    const bool watched =
+        std::any_of(lines.begin(), lines.end(), [](const Line& line) { return line.rate.has_value(); });
+    if (watched) out << std::setw(12) << "RECORDS/S";
+    out << std::setw(14) << "DEAD LETTERS"
         << "  OWNER\n";
     for (const auto& line : lines) {
         out << std::left << std::setw(12) << line.stream << std::right << std::setw(5) << line.generation
             << std::setw(11) << line.partition << std::setw(14) << line.next_offset << std::setw(14) << line.end
             << std::setw(10) << line.end - line.next_offset << std::setw(9)
-            << (line.lag_seconds ? rounded(*line.lag_seconds) : "-") << std::setw(14) << line.dead_letters << "  "
-            << (line.owner.empty() ? "(nobody)" : line.owner) << '\n';
+            << (line.lag_seconds ? rounded(*line.lag_seconds) : "-");
+        if (watched) out << std::setw(12) << (line.rate ? rounded(*line.rate) : "-");
+        out << std::setw(14) << line.dead_letters << "  " << (line.owner.empty() ? "(nobody)" : line.owner) << '\n';
     }
 }
 
@@ -99,6 +108,7 @@ void write_json(const std::vector<Line>& lines, std::ostream& out) {
         if (json.back() != '[') json += ',';
         json += "{\"stream\":";
         schemas::json::append_string(json, line.stream);
+        if (line.rate) json += ",\"recordsPerSecond\":" + rounded(*line.rate);
         json += ",\"generation\":" + std::to_string(line.generation) +
                 ",\"partition\":" + std::to_string(line.partition) +
                 ",\"nextOffset\":" + std::to_string(line.next_offset) + ",\"logEnd\":" + std::to_string(line.end) +
@@ -114,15 +124,55 @@ void write_json(const std::vector<Line>& lines, std::ostream& out) {
     out << json << "]}\n";
 }
 
-}  // namespace
-
-bool write_status(const StatusOptions& options, std::ostream& out) {
-    const auto lines = gather(options);
+void write(const StatusOptions& options, const std::vector<Line>& lines, std::ostream& out) {
     if (options.json) {
         write_json(lines, out);
     } else {
         write_table(lines, out);
     }
+}
+
+}  // namespace
+
+void watch_status(const StatusOptions& options, std::chrono::milliseconds interval, bool on_terminal,
+                  const std::function<bool(std::chrono::milliseconds)>& cancelled_within, std::ostream& out) {
+    using Key = std::tuple<std::string, int, std::int32_t>;  // stream, generation, partition
+    std::map<Key, std::int64_t> before;
+    std::chrono::steady_clock::time_point looked{};
+    do {
+        std::ostringstream text;
+        try {
+            auto lines = gather(options);
+            const auto now = std::chrono::steady_clock::now();
+            const std::chrono::duration<double> since = now - looked;
+            std::map<Key, std::int64_t> seen;
+            for (auto& line : lines) {
+                const Key place{line.stream, line.generation, line.partition};
+                seen[place] = line.next_offset;
+                if (const auto last = before.find(place); last != before.end())
+                    line.rate = static_cast<double>(line.next_offset - last->second) / since.count();
+            }
+            before = std::move(seen);
+            looked = now;
+            write(options, lines, text);
+        } catch (const std::exception& error) {
+            text << "status is not known: " << error.what() << '\n';
+        }
+        // The home of the screen, each line with what it leaves of an older one cut off, and what is below.
+        if (on_terminal) {
+            std::string drawn = "\x1b[H";
+            for (const char byte : text.str())
+                byte == '\n' ? drawn += "\x1b[K\n" : drawn += byte;
+            out << drawn << "\x1b[J" << std::flush;
+        } else {
+            out << text.str() << std::flush;
+        }
+    } while (!cancelled_within(interval));
+}
+
+bool write_status(const StatusOptions& options, std::ostream& out) {
+    const auto lines = gather(options);
+    write(options, lines, out);
     return std::all_of(lines.begin(), lines.end(), [](const Line& line) { return line.next_offset >= line.end; });
 }
 

@@ -377,6 +377,42 @@ def test_an_idle_api_stops_at_once(own: Tidemark) -> None:
 # --- what the programs say ----------------------------------------------------------------------------------
 
 
+def test_the_status_command_watches(own: Tidemark) -> None:
+    own.start_consumer()
+    watch = own.start_command("status", "--watch", "--json", "--interval", "200ms")
+    assert watch.stdout is not None
+    try:
+        looks = [json.loads(watch.stdout.readline())]
+        assert all("recordsPerSecond" not in one for one in looks[0]["partitions"])
+        own.log.put_all("tidemark.counters", [(b"poison", b"poison")] * 1_000)
+        ends = own.log.ends("tidemark.counters")
+
+        def holds_all(look: dict[str, Any]) -> bool:
+            return all(
+                one["nextOffset"] == ends[one["partition"]] for one in look["partitions"] if one["stream"] == "counters"
+            )
+
+        while not holds_all(looks[-1]):
+            looks.append(json.loads(watch.stdout.readline()))
+        rates = [one["recordsPerSecond"] for look in looks[1:] for one in look["partitions"]]
+        assert max(rates) > 0 and min(rates) >= 0
+    finally:
+        watch.send_signal(signal.SIGINT)
+        rest, errors = watch.communicate(timeout=10)
+    assert (watch.returncode, errors) == (0, "")
+    assert all(json.loads(line)["partitions"] for line in rest.splitlines())
+
+    table = own.start_command("status", "--watch", "--interval", "100ms")
+    assert table.stdout is not None
+    lines: list[str] = []
+    while sum(line.startswith("STREAM") for line in lines) < 2:
+        lines.append(table.stdout.readline())
+    assert "RECORDS/S" not in lines[0] and "RECORDS/S" in [line for line in lines if line.startswith("STREAM")][1]
+    assert "\x1b" not in "".join(lines)
+    table.terminate()
+    assert table.wait(10) == 0
+
+
 def test_the_status_command_tells_caught_up_from_behind(own: Tidemark) -> None:
     consumer = own.start_consumer(2)
     own.settle("counters")
