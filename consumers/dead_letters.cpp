@@ -15,6 +15,7 @@
 #include <charconv>
 #include <iomanip>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
@@ -41,7 +42,7 @@ order by append_time desc, partition, "offset" desc limit $2)"};
 
 constexpr pg::Statement kOne{"dead_letters_one", R"(
 select (extract(epoch from append_time) * 1000000)::bigint, reason, detail, status, attempts,
-       key is null, coalesce(key, ''), value is null, coalesce(value, ''), topic
+       key is null, coalesce(key, ''), value is null, coalesce(value, ''), topic, coalesce(decided_at, -1), coalesce(note, '')
 from dead_letters where partition = $1 and "offset" = $2)"};
 
 constexpr pg::Statement kHeaders{"dead_letters_headers", R"(
@@ -99,6 +100,8 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     if (rows.empty()) throw Refused("stream " + stream + " has no dead letter " + position);
     const auto headers = tables.run(kHeaders, params);
     const auto appended = schemas::format_instant(rows.instant(0, 0));
+    const auto decided = rows.integer(0, 10);
+    const std::string note(rows.text(0, 11));
     const auto key = bytes_at(rows, 0, 5);
     const auto value = bytes_at(rows, 0, 7);
     if (options.json) {
@@ -108,7 +111,10 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
         append_text(json, "reason", rows.text(0, 1));
         append_text(json, "detail", rows.text(0, 2));
         append_text(json, "status", rows.text(0, 3));
-        json += ",\"attempts\":" + std::to_string(rows.integer(0, 4)) + ",";
+        json += ",\"attempts\":" + std::to_string(rows.integer(0, 4)) + ",\"decision\":";
+        json += decided < 0 ? "null" : '"' + text_of({options.letter->partition, decided}) + '"';
+        append_text(json, "note", note);
+        json += ',';
         append_bytes(json, "key", key);
         json += ",\"headers\":[";
         for (std::size_t row = 0; row < headers.size(); ++row) {
@@ -125,8 +131,10 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     }
     out << "letter    " << position << " of topic " << rows.text(0, 9) << ", appended " << appended << "\nreason    "
         << rows.text(0, 1) << ": " << shown(std::string(rows.text(0, 2)), kMostOfValue) << "\nstatus    "
-        << rows.text(0, 3) << ", attempts " << rows.integer(0, 4) << "\nkey       " << for_people(key, kMostOfValue)
-        << '\n';
+        << rows.text(0, 3) << ", attempts " << rows.integer(0, 4);
+    if (decided >= 0) out << ", decided about at " << text_of({options.letter->partition, decided});
+    if (!note.empty()) out << ": " << shown(note, kMostOfValue);
+    out << "\nkey       " << for_people(key, kMostOfValue) << '\n';
     for (std::size_t row = 0; row < headers.size(); ++row) {
         out << "header    " << for_people(headers.bytes(row, 0)) << ": " << for_people(headers.bytes(row, 1)) << '\n';
     }
@@ -211,19 +219,32 @@ void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, con
 
 constexpr pg::Statement kOpen{"dead_letters_open", R"(
 select partition, "offset", status from dead_letters
-where case when $1 >= 0 then partition = $1 and "offset" = $2 else status = 'open' and $3 in ('', reason) end
+where case when $1 >= 0 then partition = $1 and "offset" = $2
+      else status = 'open' and $3 in ('', reason)
+           -- a decision that became a letter is not meant with the others: judged again it is one of no type of the stream
+           and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) = 0 end
 order by partition, "offset")"};
 
 constexpr pg::Statement kOutcomes{"dead_letters_outcomes", R"(
-select d.status, d.detail
-from unnest($1::integer[], $2::bigint[]) with ordinality as w (partition, "offset", place)
-join dead_letters d on d.partition = w.partition and d."offset" = w."offset" order by w.place)"};
+select coalesce(d.status, 'gone'), coalesce(c.detail, d.detail, 'the tables that are read now do not have it'),
+       c.reason is not null
+from unnest($1::integer[], $2::bigint[], $3::bigint[]) with ordinality as w (partition, "offset", decision, place)
+left join dead_letters d on d.partition = w.partition and d."offset" = w."offset"
+left join dead_letters c on c.partition = w.partition and c."offset" = w.decision
+order by w.place)"};
+
+// So many are sent before what became of them is looked at.
+constexpr std::size_t kDecisionsAtOnce = 100;
+
+// More would not fit into a record, with what JSON makes of it.
+constexpr std::size_t kMaxEdit = 500'000;
 
 struct Decision {
     schemas::Position letter;
     std::optional<std::int64_t> offset;  // where it stands itself
     std::string status = "open";
     std::string detail;
+    bool was_refused = false;  // the decision itself became a dead letter
 };
 
 std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& options, const std::string& stream) {
@@ -263,12 +284,26 @@ std::string event_of(const DecideOptions& options, std::int64_t offset) {
     event.data = data;
     std::string text;
     schemas::append_event(text, event);
+    // What could not be read back would be a dead letter itself.
+    schemas::json::Reader reader;
+    const auto read = schemas::read_event(reader, text);
+    std::string wrong;
+    if (!read) {
+        wrong = describe(read.violations());
+    } else if (options.redrive) {
+        const auto decision = schemas::dead_letter::read_redriven(read->data, schemas::json::Unknown::refuse, "/data");
+        if (!decision) wrong = describe(decision.violations());
+    } else {
+        const auto decision = schemas::dead_letter::read_discarded(read->data, schemas::json::Unknown::refuse, "/data");
+        if (!decision) wrong = describe(decision.violations());
+    }
+    if (!wrong.empty()) throw Refused("the decision would not be one: " + wrong);
     return text;
 }
 
 // Until the live tables hold every decision.
 void await_folded(pg::Connection& registry, const DecideOptions& options, const std::string& stream,
-                  const std::vector<Decision>& decisions) {
+                  std::span<const Decision> decisions) {
     const auto until = std::chrono::steady_clock::now() + options.timeout;
     base::Backoff pause(std::chrono::milliseconds(20), std::chrono::milliseconds(250), 1);
     while (true) {
@@ -280,27 +315,58 @@ void await_folded(pg::Connection& registry, const DecideOptions& options, const 
         if (folded) return;
         if (options.cancelled() || std::chrono::steady_clock::now() >= until) {
             throw std::runtime_error(
-                "the decisions are on the log, and not folded yet: is a consumer running? See "
-                "`tidemark-consumer status`, then `tidemark-consumer dead-letters " +
+                "not folded yet: is a consumer running? See `tidemark-consumer status`, then "
+                "`tidemark-consumer dead-letters " +
                 stream + "`");
         }
         std::this_thread::sleep_for(pause.next());
     }
 }
 
-void read_outcomes(pg::Connection& tables, std::vector<Decision>& decisions) {
+void read_outcomes(pg::Connection& tables, std::span<Decision> decisions) {
     pg::Array partitions;
     pg::Array offsets;
+    pg::Array own;
     for (const auto& one : decisions) {
         partitions.add(std::int64_t{one.letter.partition});
         offsets.add(one.letter.offset);
+        own.add(one.offset.value_or(-1));
     }
     pg::Params params;
-    params.add(std::move(partitions)).add(std::move(offsets));
+    params.add(std::move(partitions)).add(std::move(offsets)).add(std::move(own));
     const auto rows = tables.run(kOutcomes, params);
-    for (std::size_t row = 0; row < std::min(rows.size(), decisions.size()); ++row) {
+    for (std::size_t row = 0; row < decisions.size(); ++row) {
         decisions[row].status = rows.text(row, 0);
         decisions[row].detail = rows.text(row, 1);
+        decisions[row].was_refused = rows.boolean(row, 2);
+    }
+}
+
+// Some at a time; no more once one of them was refused itself, as the next would be.
+void carry_out(pg::Connection& tables, const DecideOptions& options, const Generation& live,
+               std::span<Decision> decisions) {
+    const std::string stream(live.target.projection->stream().name);
+    kafka::Admin admin(options.brokers, options.kafka_properties);
+    std::size_t sent = 0;
+    try {
+        while (sent < decisions.size()) {
+            const auto begin = sent;
+            const auto end = std::min(decisions.size(), begin + kDecisionsAtOnce);
+            for (; sent < end; ++sent) {
+                if (options.cancelled()) throw std::runtime_error("cancelled");
+                auto& one = decisions[sent];
+                one.offset = admin.append(live.target.topic, one.letter.partition, "decision",
+                                          event_of(options, one.letter.offset));
+            }
+            const auto chunk = decisions.subspan(begin, end - begin);
+            await_folded(tables, options, stream, chunk);
+            read_outcomes(tables, chunk);
+            if (std::any_of(chunk.begin(), chunk.end(), [](const Decision& one) { return one.was_refused; })) return;
+        }
+    } catch (const std::exception& error) {
+        if (sent == 0) throw;
+        throw std::runtime_error(std::to_string(sent) + " of " + std::to_string(decisions.size()) +
+                                 " decisions are on the log, they hold: " + error.what());
     }
 }
 
@@ -329,7 +395,14 @@ void write_decisions(const DecideOptions& options, const std::string& stream, co
     std::map<std::string, std::int64_t> counts;
     for (const auto& one : decisions) {
         ++counts[one.status];
-        if (one.status != what) out << text_of(one.letter) << " is " << one.status << ": " << shown(one.detail) << '\n';
+        if (one.status == what) continue;
+        out << text_of(one.letter) << " is " << one.status << ": ";
+        if (!one.offset) {
+            out << "nothing was sent, for a decision before it was refused";
+        } else {
+            out << (one.was_refused ? "the decision itself became a dead letter: " : "") << shown(one.detail);
+        }
+        out << '\n';
     }
     for (const auto& [status, count] : counts)
         out << with_commas(count) << ' ' << status << '\n';
@@ -342,15 +415,15 @@ bool decide_dead_letters(const DecideOptions& options, const Generation& live, s
     const std::string stream(live.target.projection->stream().name);
     pg::Connection tables = connect(options.dsn, live);
     auto decisions = find_open(tables, options, stream);
-    if (!options.dry_run && !decisions.empty()) {
-        kafka::Admin admin(options.brokers, options.kafka_properties);
-        for (auto& one : decisions) {
-            one.offset =
-                admin.append(live.target.topic, one.letter.partition, "decision", event_of(options, one.letter.offset));
-        }
-        await_folded(tables, options, stream, decisions);
+    if (options.edit && options.edit->size() > kMaxEdit)
+        throw Refused("the edit is larger than " + std::to_string(kMaxEdit) +
+                      " bytes, and would not fit into a record");
+    if (!decisions.empty()) static_cast<void>(event_of(options, decisions.front().letter.offset));
+    if (options.dry_run) {
+        if (!decisions.empty()) read_outcomes(tables, decisions);
+    } else if (!decisions.empty()) {
+        carry_out(tables, options, live, decisions);
     }
-    if (!decisions.empty()) read_outcomes(tables, decisions);
     write_decisions(options, stream, decisions, out);
     return options.dry_run || std::none_of(decisions.begin(), decisions.end(), [&](const Decision& one) {
                return one.status != (options.redrive ? "redriven" : "discarded");

@@ -27,8 +27,8 @@ struct DeadLetterOptions {
 ///    "reasons":[{"reason":"malformed","status":"open","count":2,"oldest":"...","newest":"..."}],
 ///    "letters":[{"letter":"0:17","appendTime":"...","reason":"malformed","detail":"...","status":"open","attempts":1,
 ///                "key":"abc","size":3}]}
-/// One of them has no "size", but "topic", "headers":[{"name":"...","value":"..."}] and "value"; key, value and a
-/// header's parts may be null, and have "Base64" behind their name where they are that.
+/// One of them has no "size", but "topic", "decision":"0:42" or null, "note", "headers":[{"name":"...","value":"..."}]
+/// and "value"; key, value and a header's parts may be null, and have "Base64" behind their name where they are that.
 /// Throws Refused when there is no such letter, pg::Error.
 void write_dead_letters(const DeadLetterOptions& options, const Generation& live, std::ostream& out);
 
@@ -47,8 +47,9 @@ struct DecideOptions {
     std::function<bool()> cancelled = [] { return false; };
 };
 
-/// Decides about open letters: appends an event for each to its partition, waits until the live tables hold them, and
-/// writes what became of each. True when all are redriven, or discarded. As JSON:
+/// Decides about open letters, but for decisions that became letters unless one is named: appends an event for each to
+/// its partition, a hundred at a time, waits until the live tables hold them, and writes what became of each. Ends when
+/// a decision itself became a dead letter. True when all are redriven, or discarded. As JSON:
 ///   {"stream":"counters","letters":[{"letter":"0:17","decision":"0:42","status":"redriven","detail":"..."}]}
 /// "decision" is null in a dry run. Throws Refused when nothing is meant or the letter is not open, kafka::Error,
 /// pg::Error, std::runtime_error when the decisions are on the log and were not folded in time.

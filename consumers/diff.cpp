@@ -109,7 +109,8 @@ struct Common {
     }
     // Offsets and partitions are numbers of which a difference says nothing.
     [[nodiscard]] bool has_delta() const {
-        return is_number && !is_key && name != "offset" && name != "partition" && !name.ends_with("_offset");
+        return is_number && !is_key && name != "offset" && name != "partition" && name != "decided_at" &&
+               !name.ends_with("_offset");
     }
 };
 

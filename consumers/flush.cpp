@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <set>
 #include <utility>
 
 namespace tidemark::consumers {
@@ -44,11 +45,15 @@ insert into dead_letters (partition, "offset", topic, append_time, key, value, h
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14))"};
 
 constexpr pg::Statement kLoadLetters{"dead_letters_load", R"(
-select d.partition, d."offset", (extract(epoch from d.append_time) * 1000000)::bigint, d.key is null, coalesce(d.key, ''),
-       d.value is null, coalesce(d.value, ''), d.detail, d.attempts
+select d.partition, d."offset", (extract(epoch from d.append_time) * 1000000)::bigint, d.detail, d.attempts
 from unnest($1::integer[], $2::bigint[]) as w (partition, "offset")
 join dead_letters d on d.partition = w.partition and d."offset" = w."offset"
 where d.status = 'open')"};
+
+// One at a time: a letter may be a megabyte.
+constexpr pg::Statement kLoadRecord{"dead_letters_load_record", R"(
+select key is null, coalesce(key, ''), value is null, case when $3 then coalesce(value, '') else '' end
+from dead_letters where partition = $1 and "offset" = $2)"};
 
 constexpr pg::Statement kDecide{"dead_letters_decide", R"(
 update dead_letters set detail = $3, attempts = $4, status = $5, decided_at = $6, note = $7
@@ -76,8 +81,6 @@ std::string printable(std::string_view text) {
 // A record that could not be applied: of this batch, or of an earlier one and decided about in this.
 struct DeadLetter {
     const kafka::Record* record = nullptr;  // null: it stands in the table
-    std::optional<std::string> key{};       // of one that stands there
-    std::optional<std::string> value{};
     Timestamp append_time{};
     std::string reason{};
     std::string detail{};
@@ -170,6 +173,7 @@ private:
     }
 
     void fold_part(const Batch::Part& part) {
+        from_ = part.from;
         OffsetStore::Tally tally{part.partition, 0, 0, 0, part.gaps, part.log_time};
         for (const auto& record : part.records) {
             tally.log_time = std::max(tally.log_time, record.append_time);
@@ -286,11 +290,18 @@ private:
         auto* letter = open_letter(record, read->offset);
         if (letter == nullptr) return std::nullopt;
         letter->decided_at = record.offset;
-        Judged again{
-            {record.partition, record.offset}, letter->key, letter->value, record.append_time, letter->append_time};
+        Judged again{{record.partition, record.offset}, {}, {}, record.append_time, letter->append_time};
+        std::string key;
+        std::string value;
         if (letter->record != nullptr) {
             again.key = letter->record->key;
             again.value = letter->record->value;
+        } else {
+            pg::Params params;
+            params.add(record.partition).add(read->offset).add(!edit);
+            const auto row = tx_.run(kLoadRecord, params);
+            if (!row.boolean(0, 0)) again.key = key = row.bytes(0, 1);
+            if (!row.boolean(0, 2)) again.value = value = row.bytes(0, 3);
         }
         if (edit) again.value = *edit;
         bool duplicate = false;  // its effect is there
@@ -319,35 +330,38 @@ private:
 
     // Null when there is none that a decision at this record could be about.
     DeadLetter* open_letter(const kafka::Record& record, std::int64_t offset) {
-        if (offset >= record.offset) return nullptr;
         const Position position{record.partition, offset};
-        if (!letters_.contains(position)) load_letters({position});
+        if (!letters_.contains(position)) {
+            // Those of this batch stand in letters_, and one that is still to come is not meant.
+            if (offset >= from_) return nullptr;
+            load_letters({position});
+        }
         auto& letter = letters_.at(position);
         return letter && letter->status == "open" ? &*letter : nullptr;
     }
 
     // As with identities: what says so in plain is loaded at once, the rest when it is met.
-    std::vector<Position> wanted_letters() {
+    std::set<Position> wanted_letters() {
         constexpr std::string_view kType = "\"tidemark.dead_letter.";
-        std::vector<Position> wanted;
+        std::set<Position> wanted;
         for (const auto& part : batch_.parts) {
             for (const auto& record : part.records) {
                 if (!record.value || record.value->find(kType) == std::string_view::npos) continue;
                 const auto event = schemas::read_event(reader_, *record.value);
-                if (!event || !event->data || !event->data.is(schemas::json::Kind::object)) continue;
+                if (!event || (event->type != dead_letter::kRedriven && event->type != dead_letter::kDiscarded))
+                    continue;
+                if (!event->data || !event->data.is(schemas::json::Kind::object)) continue;
                 const auto offset = event->data.find("offset");
                 if (!offset || !offset.is(schemas::json::Kind::number)) continue;
                 constexpr auto kMax = std::numeric_limits<std::int64_t>::max();
-                // Those of this batch are not there yet, and none of a later one is ever meant.
-                if (const auto number = schemas::json::to_integer(offset.text(), 0, kMax);
-                    number && *number < part.from)
-                    wanted.push_back({record.partition, *number});
+                const auto number = schemas::json::to_integer(offset.text(), 0, kMax);
+                if (number && *number < part.from) wanted.insert({record.partition, *number});
             }
         }
         return wanted;
     }
 
-    void load_letters(const std::vector<Position>& positions) {
+    void load_letters(const std::set<Position>& positions) {
         if (positions.empty()) return;
         pg::Array partitions;
         pg::Array offsets;
@@ -361,10 +375,8 @@ private:
         for (std::size_t row = 0; row < rows.size(); ++row) {
             auto& letter = letters_[{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)}].emplace();
             letter.append_time = rows.instant(row, 2);
-            if (!rows.boolean(row, 3)) letter.key = rows.bytes(row, 4);
-            if (!rows.boolean(row, 5)) letter.value = rows.bytes(row, 6);
-            letter.detail = rows.text(row, 7);
-            letter.attempts = rows.integer(row, 8);
+            letter.detail = rows.text(row, 3);
+            letter.attempts = rows.integer(row, 4);
         }
         for (const auto& position : positions)
             letters_.try_emplace(position);
@@ -449,6 +461,7 @@ private:
     Dedupe dedupe_;
     std::map<Position, std::optional<DeadLetter>> letters_;  // nullopt: none that is open
     std::vector<OffsetStore::Tally> tallies_;
+    std::int64_t from_ = 0;  // of the part being folded
 };
 
 // One whole transaction. Throws pg::Error; `commit_began` tells an error of the commit from an earlier one.
@@ -477,19 +490,16 @@ FlushReport attempt(pg::Connection& connection, const Target& target, const Offs
     return report;
 }
 
-// The batch with only its records [from, to), counted over all parts in order.
-Batch slice(const Batch& batch, std::size_t from, std::size_t to) {
-    Batch sliced;
-    std::size_t begin = 0;
+// The batch with only the first `count` of its records, counted over all parts in order.
+Batch prefix(const Batch& batch, std::size_t count) {
+    Batch cut;
     for (const auto& part : batch.parts) {
-        const auto end = begin + part.records.size();
-        const auto first = std::clamp(from, begin, end);
-        const auto last = std::clamp(to, begin, end);
-        sliced.parts.push_back(part);
-        sliced.parts.back().records = part.records.subspan(first - begin, last - first);
-        begin = end;
+        const auto taken = std::min(count, part.records.size());
+        cut.parts.push_back(part);
+        cut.parts.back().records = part.records.subspan(0, taken);
+        count -= taken;
     }
-    return sliced;
+    return cut;
 }
 
 const kafka::Record& record_at(const Batch& batch, std::size_t index) {
@@ -502,18 +512,20 @@ const kafka::Record& record_at(const Batch& batch, std::size_t index) {
 // What looking for a refused record came to.
 struct Located {
     bool fenced = false;             // the rows were taken from us meanwhile
-    std::optional<Position> record;  // nullopt: no single record is to blame
-    std::string sqlstate;            // what it is refused with when it stands alone
+    bool accepted = false;           // the database takes the whole batch now
+    std::optional<Position> record;  // nullopt: no record is to blame
+    std::string sqlstate;
     std::string error;
 };
 
-// Finds one record whose values the database refuses: halves the batch until one is left.
+// Finds the record with which the database begins to refuse the batch. Every probe has what comes before it, as it
+// would in any other cut: what a record means may depend on that.
 Located locate(pg::Connection& connection, const Target& target, const OffsetStore& store, const Batch& batch,
                const std::map<Position, std::string>& refused) {
     Located located;
-    const auto is_refused = [&](std::size_t from, std::size_t to) {
+    const auto is_refused = [&](std::size_t count) {
         try {
-            const auto report = attempt(connection, target, store, slice(batch, from, to), refused, true);
+            const auto report = attempt(connection, target, store, prefix(batch, count), refused, true);
             located.fenced = located.fenced || report.outcome == Flushed::fenced;
             return false;
         } catch (const pg::Error& error) {
@@ -523,20 +535,18 @@ Located locate(pg::Connection& connection, const Target& target, const OffsetSto
             return true;
         }
     };
-    std::size_t from = 0;
-    std::size_t to = batch.records();
-    while (to - from > 1) {
-        const auto middle = from + (to - from) / 2;
-        if (is_refused(from, middle)) {
-            to = middle;
-        } else if (is_refused(middle, to)) {
-            from = middle;
-        } else {
-            return located;
-        }
+    std::size_t accepted = 0;
+    std::size_t refused_at = batch.records();
+    while (refused_at - accepted > 1 && !located.fenced) {
+        const auto middle = accepted + (refused_at - accepted) / 2;
+        (is_refused(middle) ? refused_at : accepted) = middle;
     }
-    if (from == to || !is_refused(from, to)) return located;
-    const auto& bad = record_at(batch, from);
+    if (refused_at == 0 || located.fenced || (accepted == 0 && is_refused(0))) return located;
+    if (!is_refused(refused_at)) {
+        located.accepted = true;
+        return located;
+    }
+    const auto& bad = record_at(batch, refused_at - 1);
     located.record = Position{bad.partition, bad.offset};
     return located;
 }
@@ -579,8 +589,8 @@ FlushReport flush(pg::Connection& connection, const Target& target, const Offset
                 report.error = kFenced;
                 return report;
             }
-            if (!located.record)
-                throw;  // refused as a whole though none of its records is: not a poison record but a bug
+            if (located.accepted) return report;  // to be done again
+            if (!located.record) throw;           // refused without any record: not a poison record but a bug
             base::log::warn("record_refused_by_database", {{"topic", target.topic},
                                                            {"partition", located.record->partition},
                                                            {"offset", located.record->offset},

@@ -339,6 +339,10 @@ int decide(const OperateOptions& options, DecideOptions deciding, std::ostream& 
     auto connection = connect(options.consumer_dsn);
     const auto live = find_live(connection, projection);
     if (!live) throw no_tables(options.stream);
+    if (!live->is_of_this_program()) {
+        throw Refused("the tables that are read are of fingerprint " + live->fingerprint + ", this program's is " +
+                      projection.fingerprint() + ": decide with the program that folds them");
+    }
     deciding.dsn = options.consumer_dsn;
     deciding.brokers = options.lane.brokers;
     deciding.kafka_properties = options.lane.kafka_properties;
@@ -361,8 +365,7 @@ int redrive(const OperateOptions& options, std::ostream& out) {
         if (!file.good() && !file.eof()) throw Refused(options.edit + " cannot be read");
         while (text.ends_with('\n') || text.ends_with('\r'))
             text.pop_back();
-        if (text.empty() || text.size() > schemas::dead_letter::kMaxEditBytes || !schemas::json::is_utf8(text))
-            throw Refused(options.edit + " has to hold 1 byte to 1 MiB of UTF-8");
+        if (text.empty()) throw Refused(options.edit + " is empty");
         deciding.edit = std::move(text);
     }
     return decide(options, std::move(deciding), out);

@@ -177,14 +177,14 @@ Recount::Verdict Recount::redrive(const schemas::Event& event, const kafka::Reco
     }
     if (verdict != Verdict::parked) {
         decide(position, record.offset, "status", std::string("redriven"));
-        open_.erase(found);
+        close(position);
         return Verdict::applied;
     }
     letter.attempts += 1;
     decide(position, record.offset, "attempts", Int128{letter.attempts});
     if (letter.attempts >= dead_letter::kMostAttempts) {
         decide(position, record.offset, "status", std::string("quarantined"));
-        open_.erase(found);
+        close(position);
     }
     return Verdict::applied;
 }
@@ -196,7 +196,8 @@ Recount::Verdict Recount::discard(const schemas::Event& event, const kafka::Reco
         return Verdict::parked;
     }
     const schemas::Position position{record.partition, decision->offset};
-    if (open_.erase(position) == 0) return Verdict::applied;
+    if (!open_.contains(position)) return Verdict::applied;
+    close(position);
     decide(position, record.offset, "status", std::string("discarded"));
     if (decision->note) decide(position, record.offset, "note", std::string(*decision->note));
     return Verdict::applied;
@@ -217,6 +218,7 @@ void Recount::park(const kafka::Record& record, std::string_view reason) {
     if (record.key) letter.key = *record.key;
     if (record.value) letter.value = *record.value;
     letter.append_time = microseconds(record.append_time);
+    letter_bytes_ += letter.bytes();
     auto* row = rows_.at(common_ + kDeadLetters, rows_.key_of(record.partition, record.offset), position);
     if (row == nullptr) return;
     row->columns[0] = target_.topic;
@@ -227,6 +229,12 @@ void Recount::park(const kafka::Record& record, std::string_view reason) {
     row->columns[5] = std::string(reason);
     row->columns[6] = Int128{1};
     row->columns[7] = std::string("open");
+}
+
+void Recount::close(schemas::Position letter) {
+    const auto found = open_.find(letter);
+    letter_bytes_ -= found->second.bytes();
+    open_.erase(found);
 }
 
 void Recount::decide(schemas::Position letter, std::int64_t decided_at, std::string_view column, Value value) {

@@ -36,6 +36,8 @@ public:
     void refused(schemas::Position position) { refused_.insert(position); }
     /// The next record of its partition.
     void take(const kafka::Record& record);
+    /// What it keeps of open dead letters, in every pass.
+    [[nodiscard]] std::int64_t letter_bytes() const noexcept { return letter_bytes_; }
     /// How many rows it holds so far.
     [[nodiscard]] std::int64_t size() const noexcept { return rows_.size(); }
     /// All rows, each partition having been taken from its `first` offset up to its `next`. To be called once.
@@ -61,6 +63,9 @@ private:
         std::optional<std::string> value;
         std::int64_t append_time = 0;
         std::int64_t attempts = 1;
+        [[nodiscard]] std::int64_t bytes() const {
+            return static_cast<std::int64_t>((key ? key->size() : 0) + (value ? value->size() : 0));
+        }
     };
     enum class Verdict : std::uint8_t { applied, duplicate, parked };
 
@@ -72,6 +77,7 @@ private:
     Verdict discard(const schemas::Event& event, const kafka::Record& record, std::string_view& reason);
     static void forget(Partition& partition);
     void park(const kafka::Record& record, std::string_view reason);
+    void close(schemas::Position letter);
     void decide(schemas::Position letter, std::int64_t decided_at, std::string_view column, Value value);
 
     const Target& target_;
@@ -82,6 +88,7 @@ private:
     std::vector<Partition> partitions_;
     std::set<schemas::Position> refused_;
     std::map<schemas::Position, Letter> open_;
+    std::int64_t letter_bytes_ = 0;
     schemas::json::Reader reader_;
 };
 

@@ -155,6 +155,10 @@ private:
         std::string ended;  // where the log ends before the tables do, as it seems
         while (open > 0) {
             if (recount_.size() > most_rows_) throw TooManyRows{};
+            if (recount_.letter_bytes() > options_.memory) {
+                throw Refused("dead letters that are open take more than " + std::to_string(options_.memory >> 20) +
+                              " MiB: give verify more --memory, or discard them");
+            }
             if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
             for (int taken = 0; open > 0 && taken < kRowsAtOnce; ++taken) {
                 const auto polled = log_.poll(taken == 0 ? kLook : milliseconds(0));

@@ -3,6 +3,7 @@
 #include "infra/kafka/admin.h"
 #include "infra/kafka/consumer.h"
 #include "producer/line.h"
+#include "schemas/dead_letter.h"
 #include "schemas/event.h"
 
 #include <algorithm>
@@ -57,11 +58,13 @@ std::vector<Range> ranges(kafka::Admin& admin, const ExportOptions& options) {
     return all;
 }
 
-// The log's own records are of one log; another makes its own.
+// The log's own records are of one log: its identity, and decisions about dead letters, which name offsets.
 bool is_of_the_log(schemas::json::Reader& reader, const kafka::Record& record) {
-    if (record.offset != 0 || !record.value) return false;
+    if (!record.value) return false;
     const auto event = schemas::read_event(reader, *record.value);
-    return event && event->type == schemas::kLogCreated;
+    if (!event) return false;
+    return event->type == schemas::dead_letter::kRedriven || event->type == schemas::dead_letter::kDiscarded ||
+           (record.offset == 0 && event->type == schemas::kLogCreated);
 }
 
 class Export {

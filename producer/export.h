@@ -33,7 +33,7 @@ struct ExportOptions {
 struct ExportReport {
     std::int64_t lines = 0;
     std::int64_t envelopes = 0;  ///< among them: records that are no event, or not under their entity's key
-    std::int64_t left_out = 0;   ///< records that are the log's own, as its identity
+    std::int64_t left_out = 0;   ///< records that are the log's own: its identity, decisions about dead letters
     bool complete = false;
 };
 

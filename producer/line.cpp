@@ -1,6 +1,7 @@
 #include "producer/line.h"
 
 #include "schemas/base64.h"
+#include "schemas/dead_letter.h"
 #include "schemas/event.h"
 
 #include <limits>
@@ -55,6 +56,11 @@ Result<Line> read_envelope(schemas::json::Value envelope) {
     Line line;
     line.destination.key = bytes("key");
     line.value = bytes("value");
+    schemas::json::Reader reader;
+    const auto event = schemas::read_event(reader, line.value);
+    if (event && (event->type == schemas::dead_letter::kRedriven || event->type == schemas::dead_letter::kDiscarded)) {
+        violations.push_back({"/value", "is a decision about a dead letter of another log, which this one has not"});
+    }
     if (!violations.empty()) return violations;
     line.destination.topic = static_cast<kafka::TopicIndex>(stream - schemas::catalogue().data());
     return line;

@@ -204,12 +204,36 @@ def test_many_letters_are_redriven_when_the_fold_takes_them_at_last(fresh: Tidem
     [decided] = _decide(fresh, "redrive", "counters", first, code=1)
     assert decided["status"] == "open"
     assert _json(fresh)["count"] == 21
+    # With many, one refused hundred is enough to know.
+    fresh.log.put_all("tidemark.counters", [increment("k", 2_000 + n) for n in range(130)])
+    fresh.settle("counters")
+    done = fresh.run("consumer", "redrive", "counters", "--reason", "refused_by_database")
+    assert done.returncode == 1
+    assert "the decision itself became a dead letter" in done.stdout and "nothing was sent" in done.stdout
+    assert fresh.query("select count(*) from counters.dead_letters") == [(21 + 130 + 100,)]
     command(fresh, "verify", "counters")
     fresh.postgres.execute("alter table counters.totals drop constraint small", database=fresh.database)
-    decided = _decide(fresh, "redrive", "counters", "--reason", "refused_by_database", code=1)
-    assert sorted(one["status"] for one in decided) == ["open"] + ["redriven"] * 20
-    assert _totals(fresh) == {"k": 7 + sum(1_000 + n for n in range(20))}
+    # The decision that became a letter is not meant with the others.
+    decided = _decide(fresh, "redrive", "counters", "--reason", "refused_by_database")
+    assert [one["status"] for one in decided] == ["redriven"] * 150
+    assert _totals(fresh) == {"k": 7 + sum(1_000 + n for n in range(20)) + sum(2_000 + n for n in range(130))}
     command(fresh, "verify", "counters")
+
+
+def test_what_would_be_no_decision_is_not_sent(fresh: Tidemark, tmp_path: Path) -> None:
+    letter = _letter(fresh, b"k", b"{")
+    ends = fresh.log.ends("tidemark.counters")
+    edit = tmp_path / "edit"
+    for wrong in (b"a\x00b", b"\xff", b"\n", b"x" * 500_001):
+        edit.write_bytes(wrong)
+        command(fresh, "redrive", "counters", letter, "--edit", str(edit), code=3)
+    edit.write_bytes(b"{}")
+    command(fresh, "redrive", "counters", "--all", "--edit", str(edit), code=3)
+    command(fresh, "redrive", "counters", letter, "--edit", str(tmp_path / "none"), code=3)
+    assert "fingerprint" in command(fresh, "discard", "counters", letter, program="consumer-next", code=3)
+    done = fresh.run("consumer", "discard", "counters", letter, "--note", "n" * 2_001)
+    assert done.returncode == 2
+    assert fresh.log.ends("tidemark.counters") == ends
 
 
 def test_a_decision_waits_for_a_consumer_and_holds_without_one(make_tidemark: Callable[..., Tidemark]) -> None:

@@ -103,6 +103,30 @@ def test_an_import_of_an_export_makes_the_same_tables(
     copy.end()
 
 
+def test_decisions_about_dead_letters_stay_with_their_log(
+    make_tidemark: Callable[..., Tidemark], tmp_path: Path
+) -> None:
+    """They name offsets, which are others in another log: they decided about letters that nobody had looked at."""
+    own = make_tidemark()
+    own.start_consumer()
+    own.log.put("tidemark.counters", b"k", b"{")
+    own.settle("counters")
+    assert own.run("consumer", "discard", "counters", "--all").returncode == 0
+    done = own.run("producer", "export", "counters", "--output", tmp_path / "all.ndjson")
+    assert done.returncode == 0, done.stderr
+    assert "5 of the log's own left out" in done.stderr
+    lines = (tmp_path / "all.ndjson").read_text().splitlines()
+    assert len(lines) == 1 and "dead_letter" not in lines[0]
+    decision = json.dumps(
+        {"specversion": "1.0", "id": "1", "source": "s", "type": "tidemark.dead_letter.discarded.v1", "data": {"offset": 1}}
+    ).encode()
+    envelope = {"record": "counters", "key": base64.b64encode(b"d").decode(), "value": base64.b64encode(decision).decode()}
+    (tmp_path / "old.ndjson").write_text(json.dumps(envelope) + "\n")
+    done = own.run("producer", "import", tmp_path / "old.ndjson")
+    assert done.returncode == 1 and "a decision about a dead letter of another log" in done.stderr
+    own.end()
+
+
 def test_what_cannot_be_exported_is_refused(source: Tidemark, tmp_path: Path) -> None:
     for arguments, words in (
         (["nonsense"], "no stream nonsense"),

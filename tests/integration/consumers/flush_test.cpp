@@ -2,6 +2,7 @@
 
 #include "consumers/projections.h"
 #include "consumers/verify.h"
+#include "schemas/dead_letter.h"
 #include "tests/integration/consumers/random_log.h"
 #include "tests/integration/consumers/scratch.h"
 
@@ -584,12 +585,29 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("a batch that is refused though none of its records is stops the consumer instead of parking everything") {
+TEST_CASE("a record that is refused for what stands before it is the same one in every cut") {
+    // The whole batch was refused, each half was taken, and the consumer ended; one by one the third was parked.
+    for (const int cut : {1, 2, 3, 10}) {
+        CAPTURE(cut);
+        Increments increments;
+        for (const char* value : {"6", "1", "6", "2"})
+            increments.add("k", value);
+        Counting counting(increments.log);
+        counting.tables.execute("alter table totals add check (value < 10)");
+        while (!counting.folding.has_taken_all()) {
+            counting.folding.take(0, cut);
+            counting.folding.flush();
+        }
+        CHECK(counting.reasons() == "3 refused_by_database");
+        CHECK(counting.total("k") == "9");
+    }
+}
+
+TEST_CASE("tables that refuse a batch without any record stop the consumer instead of parking everything") {
     Increments increments;
     increments.add("k", "6");
-    increments.add("k", "6");
     Counting counting(increments.log);
-    counting.tables.execute("alter table totals add check (value < 10)");
+    counting.tables.execute("alter table offsets add check (next_offset < 2)");
     counting.folding.take_all();
     std::optional<pg::Failure> failure;
     try {
@@ -600,6 +618,83 @@ TEST_CASE("a batch that is refused though none of its records is stops the consu
     CHECK(failure == pg::Failure::data);
     CHECK(counting.next_offset() == "0");
     CHECK(counting.reasons().empty());
+}
+
+TEST_CASE("a decision that the database refuses is parked in every cut, and its letter stays") {
+    // In one batch with its letter it ended the consumer: each half was taken without the other.
+    for (const int cut : {1, 2, 10}) {
+        for (const bool edited : {false, true}) {
+            CAPTURE(cut);
+            CAPTURE(edited);
+            Increments increments;
+            increments.add("k", "1");
+            const auto letter = edited ? increments.add_raw("k", "{") : increments.add("k", "500");
+            const auto edit = EventSketch{kIncremented, increment_data("k", "700"), kAppended, {}}.text();
+            std::string data;
+            tidemark::schemas::dead_letter::append(
+                data, tidemark::schemas::dead_letter::Redriven{
+                          letter, edited ? std::optional<std::string_view>(edit) : std::nullopt});
+            increments.add_raw("d", EventSketch{tidemark::schemas::dead_letter::kRedriven, data, kAppended, {}}.text());
+            increments.add("k", "2");
+            Counting counting(increments.log);
+            counting.tables.execute("alter table totals add check (value < 100)");
+            while (!counting.folding.has_taken_all()) {
+                counting.folding.take(0, cut);
+                counting.folding.flush();
+            }
+            CHECK(counting.reasons() ==
+                  (edited ? "2 malformed, 3 refused_by_database" : "2 refused_by_database, 3 refused_by_database"));
+            CHECK(counting.tables.ask(R"(select status || attempts from dead_letters where "offset" = 2)") == "open1");
+            CHECK(counting.total("k") == "3");
+        }
+    }
+}
+
+TEST_CASE("a decision about a letter that is not open is not to blame for a record behind it") {
+    // Without the one before it, it looked as if it applied, and was parked with the record that the database refused.
+    for (const int cut : {1, 2, 10}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto letter = increments.add("k", "500");
+        Counting counting(increments.log);
+        counting.tables.execute("alter table totals add check (value < 100)");
+        counting.folding.take_all();
+        counting.folding.flush();
+        std::string discard;
+        tidemark::schemas::dead_letter::append(discard,
+                                               tidemark::schemas::dead_letter::Discarded{letter, std::nullopt});
+        std::string redrive;
+        tidemark::schemas::dead_letter::append(redrive, tidemark::schemas::dead_letter::Redriven{letter, std::nullopt});
+        increments.add_raw("d", EventSketch{tidemark::schemas::dead_letter::kDiscarded, discard, kAppended, {}}.text());
+        increments.add_raw("d", EventSketch{tidemark::schemas::dead_letter::kRedriven, redrive, kAppended, {}}.text());
+        increments.add("k", "900");
+        while (!counting.folding.has_taken_all()) {
+            counting.folding.take(0, cut);
+            counting.folding.flush();
+        }
+        CHECK(counting.reasons() == "1 refused_by_database, 4 refused_by_database");
+        CHECK(counting.tables.ask(R"(select status from dead_letters where "offset" = 1)") == "discarded");
+    }
+}
+
+TEST_CASE("very many decisions about big letters are folded in time") {
+    // Each decision loaded its letter, all in one statement, which then took longer than a statement may.
+    Increments increments;
+    const std::string big = "{\"a\":\"" + std::string(1'000'000, 'x');
+    for (int n = 0; n < 20; ++n)
+        increments.add_raw("k", big);
+    Counting counting(increments.log);
+    counting.folding.take_all();
+    counting.folding.flush();
+    for (int n = 0; n < 2'000; ++n) {
+        std::string data;
+        tidemark::schemas::dead_letter::append(data,
+                                               tidemark::schemas::dead_letter::Redriven{1 + n % 20, std::nullopt});
+        increments.add_raw("d", EventSketch{tidemark::schemas::dead_letter::kRedriven, data, kAppended, {}}.text());
+    }
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(counting.tables.ask("select count(*) from dead_letters where status = 'quarantined'") == "20");
 }
 
 TEST_CASE("a partition claimed while a refused record is being looked for is lost, not refused") {
