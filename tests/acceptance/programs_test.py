@@ -378,7 +378,7 @@ def test_an_idle_api_stops_at_once(own: Tidemark) -> None:
 
 
 def test_the_status_command_watches(own: Tidemark) -> None:
-    own.start_consumer()
+    consumer = own.start_consumer()
     watch = own.start_command("status", "--watch", "--json", "--interval", "200ms")
     assert watch.stdout is not None
     try:
@@ -411,6 +411,7 @@ def test_the_status_command_watches(own: Tidemark) -> None:
     assert "\x1b" not in "".join(lines)
     table.terminate()
     assert table.wait(10) == 0
+    assert consumer.terminate() == 0
 
 
 def test_the_status_command_tells_caught_up_from_behind(own: Tidemark) -> None:
