@@ -8,8 +8,6 @@ namespace {
 
 using Kind = LedgerTable::Kind;
 
-constexpr std::int64_t kWindow = 10'000'000;  // microseconds
-
 class CounterLedger final : public Ledger {
 public:
     [[nodiscard]] std::vector<LedgerTable> tables() const override {
@@ -42,8 +40,7 @@ public:
             total->add(1, 1);
             total->most(2, log_time_);
         }
-        const auto into = occurred_at_ % kWindow;
-        const auto start = occurred_at_ - into - (into < 0 ? kWindow : 0);
+        const auto start = window_of(occurred_at_);
         if (auto* window = rows.at(1, rows.key_of(key_, start, position_.partition), position_)) {
             window->add(0, value_);
             window->add(1, 1);

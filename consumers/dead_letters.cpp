@@ -67,6 +67,11 @@ std::string text_of(const schemas::Position& position) {
     return std::to_string(position.partition) + ':' + std::to_string(position.offset);
 }
 
+// From the row's first two cells.
+schemas::Position position_at(const pg::Rows& rows, std::size_t row) {
+    return {static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
+}
+
 std::string for_people(const Bytes& bytes, std::size_t most = 60) {
     if (!bytes) return "null";
     if (schemas::json::is_utf8(*bytes)) return shown(*bytes, most);
@@ -179,8 +184,7 @@ void write_list_as_json(const pg::Rows& letters, const std::vector<Reason>& reas
     json += "],\"letters\":[";
     for (std::size_t row = 0; row < letters.size(); ++row) {
         json += row > 0 ? ",{" : "{";
-        json += "\"letter\":\"" + std::to_string(letters.integer(row, 0)) + ':' +
-                std::to_string(letters.integer(row, 1)) + '"';
+        json += "\"letter\":\"" + text_of(position_at(letters, row)) + '"';
         append_text(json, "appendTime", schemas::format_instant(letters.instant(row, 2)));
         append_text(json, "reason", letters.text(row, 3));
         append_text(json, "detail", letters.text(row, 4));
@@ -209,8 +213,8 @@ void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, con
     out << "\nThe newest:\n"
         << padded("LETTER", 16) << padded("APPENDED", 28) << padded("REASON", 22) << "KEY, DETAIL\n";
     for (std::size_t row = 0; row < letters.size(); ++row) {
-        const schemas::Position position{static_cast<std::int32_t>(letters.integer(row, 0)), letters.integer(row, 1)};
-        out << padded(text_of(position), 16) << padded(schemas::format_instant(letters.instant(row, 2)), 28)
+        out << padded(text_of(position_at(letters, row)), 16)
+            << padded(schemas::format_instant(letters.instant(row, 2)), 28)
             << padded(std::string(letters.text(row, 3)), 22) << for_people(bytes_at(letters, row, 7), 40) << ", "
             << shown(std::string(letters.text(row, 4))) << '\n';
     }
@@ -255,7 +259,7 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
     std::vector<Decision> decisions;
     for (std::size_t row = 0; row < rows.size(); ++row) {
         Decision decision;
-        decision.letter = {static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
+        decision.letter = position_at(rows, row);
         if (rows.text(row, 2) != "open") {
             throw Refused("dead letter " + text_of(decision.letter) + " of " + stream + " is " +
                           std::string(rows.text(row, 2)) + ", and no decision changes that");

@@ -348,8 +348,7 @@ private:
             for (const auto& record : part.records) {
                 if (!record.value || record.value->find(kType) == std::string_view::npos) continue;
                 const auto event = schemas::read_event(reader_, *record.value);
-                if (!event || (event->type != dead_letter::kRedriven && event->type != dead_letter::kDiscarded))
-                    continue;
+                if (!event || !dead_letter::is_decision(event->type)) continue;
                 if (!event->data || !event->data.is(schemas::json::Kind::object)) continue;
                 const auto offset = event->data.find("offset");
                 if (!offset || !offset.is(schemas::json::Kind::number)) continue;

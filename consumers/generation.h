@@ -26,6 +26,11 @@ struct Target {
     std::string topic;
     std::int32_t partitions = 0;
     std::string log_uuid;  ///< what the first record of every partition has to say
+
+    /// One for each set of tables: two may be folded by the same program at once.
+    [[nodiscard]] std::string consumer_group() const {
+        return std::string(projection->stream().name) + "." + std::to_string(generation);
+    }
 };
 
 /// What a generation is there for. Consumers of its fingerprint fold it whatever it is, but for a building one, which

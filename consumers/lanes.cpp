@@ -24,8 +24,7 @@ kafka::ConsumerOptions consumer_options(const Lane::Options& options, const Targ
     kafka::ConsumerOptions consumer;
     consumer.brokers = options.brokers;
     consumer.topic = target.topic;
-    // One group for each set of tables: two may be folded by the same program at once.
-    consumer.group = std::string(target.projection->stream().name) + "." + std::to_string(target.generation);
+    consumer.group = target.consumer_group();
     consumer.partitions = options.partitions;
     if (options.partitions.empty()) consumer.instance_id = options.instance;
     consumer.properties = options.kafka_properties;

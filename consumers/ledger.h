@@ -125,6 +125,13 @@ public:
     virtual void enter(LedgerRows& rows) = 0;
 };
 
+/// Where the 10-second window that holds `instant` starts, both in microseconds since the epoch. Not the fold's own.
+inline std::int64_t window_of(std::int64_t instant) {
+    constexpr std::int64_t kWindow = 10'000'000;
+    const auto into = instant % kWindow;
+    return instant - into - (into < 0 ? kWindow : 0);
+}
+
 inline std::int64_t microseconds(schemas::Timestamp instant) {
     return instant.time_since_epoch().count();
 }

@@ -46,6 +46,13 @@ Refused no_tables(const std::string& stream) {
     return Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
 }
 
+Generation live_of(const OperateOptions& options, const Projection& projection) {
+    auto connection = connect(options.consumer_dsn);
+    auto live = find_live(connection, projection);
+    if (!live) throw no_tables(options.stream);
+    return *std::move(live);
+}
+
 struct Line {
     Generation generation;
     std::int64_t records = 0;
@@ -316,16 +323,14 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
 
 int show_dead_letters(const OperateOptions& options, std::ostream& out) {
     const auto& projection = projection_of(options.stream);
-    auto connection = connect(options.consumer_dsn);
-    const auto live = find_live(connection, projection);
-    if (!live) throw no_tables(options.stream);
+    const auto live = live_of(options, projection);
     DeadLetterOptions letters;
     letters.dsn = options.consumer_dsn;
     letters.letter = parse_letter(options.letter);
     letters.reason = options.reason;
     letters.limit = options.top;
     letters.json = options.json();
-    write_dead_letters(letters, *live, out);
+    write_dead_letters(letters, live, out);
     return base::kDone;
 }
 
@@ -336,11 +341,9 @@ int decide(const OperateOptions& options, DecideOptions deciding, std::ostream& 
     deciding.letter = parse_letter(options.letter);
     if (!deciding.letter && options.reason.empty() && !options.all)
         throw Refused("which ones? Say PARTITION:OFFSET, --reason REASON or --all");
-    auto connection = connect(options.consumer_dsn);
-    const auto live = find_live(connection, projection);
-    if (!live) throw no_tables(options.stream);
-    if (!live->is_of_this_program()) {
-        throw Refused("the tables that are read are of fingerprint " + live->fingerprint + ", this program's is " +
+    const auto live = live_of(options, projection);
+    if (!live.is_of_this_program()) {
+        throw Refused("the tables that are read are of fingerprint " + live.fingerprint + ", this program's is " +
                       projection.fingerprint() + ": decide with the program that folds them");
     }
     deciding.dsn = options.consumer_dsn;
@@ -351,7 +354,7 @@ int decide(const OperateOptions& options, DecideOptions deciding, std::ostream& 
     deciding.json = options.json();
     deciding.timeout = options.timeout;
     deciding.cancelled = options.cancelled;
-    return decide_dead_letters(deciding, *live, out) ? base::kDone : base::kFailed;
+    return decide_dead_letters(deciding, live, out) ? base::kDone : base::kFailed;
 }
 
 }  // namespace

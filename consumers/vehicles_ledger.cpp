@@ -9,8 +9,6 @@ namespace {
 using Kind = LedgerTable::Kind;
 namespace events = schemas::vehicles;
 
-constexpr std::int64_t kWindow = 10'000'000;  // microseconds
-
 enum : std::size_t { kHistory, kVehicles, kTransitions };
 
 class VehicleLedger final : public Ledger {
@@ -91,8 +89,7 @@ public:
             row->most(7, log_time_);
         }
         if (is_registration_) return;
-        const auto into = occurred_at_ % kWindow;
-        const auto start = occurred_at_ - into - (into < 0 ? kWindow : 0);
+        const auto start = window_of(occurred_at_);
         if (auto* row = rows.at(kTransitions, rows.key_of(start, state_, position_.partition), position_)) {
             row->add(0, 1);
             row->least(1, position_.offset);

@@ -392,7 +392,7 @@ Diff verify(const VerifyOptions& options, const Generation& generation) {
     reading.brokers = options.brokers;
     reading.topic = target.topic;
     // It joins none, but a client that names one needs the right to.
-    reading.group = std::string(target.projection->stream().name) + "." + std::to_string(target.generation);
+    reading.group = target.consumer_group();
     reading.client_id = "tidemark-consumer-verify";
     reading.properties = options.kafka_properties;
     reading.partitions.resize(static_cast<std::size_t>(target.partitions));

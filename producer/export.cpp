@@ -63,7 +63,7 @@ bool is_of_the_log(schemas::json::Reader& reader, const kafka::Record& record) {
     if (!record.value) return false;
     const auto event = schemas::read_event(reader, *record.value);
     if (!event) return false;
-    return event->type == schemas::dead_letter::kRedriven || event->type == schemas::dead_letter::kDiscarded ||
+    return schemas::dead_letter::is_decision(event->type) ||
            (record.offset == 0 && event->type == schemas::kLogCreated);
 }
 

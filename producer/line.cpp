@@ -58,7 +58,7 @@ Result<Line> read_envelope(schemas::json::Value envelope) {
     line.value = bytes("value");
     schemas::json::Reader reader;
     const auto event = schemas::read_event(reader, line.value);
-    if (event && (event->type == schemas::dead_letter::kRedriven || event->type == schemas::dead_letter::kDiscarded)) {
+    if (event && schemas::dead_letter::is_decision(event->type)) {
         violations.push_back({"/value", "is a decision about a dead letter of another log, which this one has not"});
     }
     if (!violations.empty()) return violations;

@@ -15,6 +15,10 @@ namespace tidemark::schemas::dead_letter {
 inline constexpr std::string_view kRedriven = "tidemark.dead_letter.redriven.v1";
 inline constexpr std::string_view kDiscarded = "tidemark.dead_letter.discarded.v1";
 
+inline bool is_decision(std::string_view type) noexcept {
+    return type == kRedriven || type == kDiscarded;
+}
+
 inline constexpr std::size_t kMaxNoteBytes = 2'000;
 inline constexpr std::size_t kMaxEditBytes = 1 << 20;
 
