@@ -1,11 +1,8 @@
 #include "api/generations.h"
 
 #include "api/pages.h"
-#include "infra/postgres/error.h"
 #include "schemas/json.h"
 
-#include <memory>
-#include <stdexcept>
 #include <utility>
 
 namespace tidemark::api {
@@ -13,8 +10,6 @@ namespace {
 
 using schemas::json::append_integer;
 using schemas::json::append_string;
-
-constexpr std::string_view kNoStore = "Cache-Control: no-store\r\n";
 
 // Consumers are heard of every few seconds; one that has been silent for longer folds nothing any more.
 constexpr pg::Statement kGenerations{"generations", R"(
@@ -55,26 +50,10 @@ void get_generations(Reads& reads, const http::Request& request, http::Reply rep
                      kNoStore);
         return;
     }
-    auto read = std::make_shared<Read>();
-    read->reply = std::move(reply);
-    read->trace = trace_of(request);
     pg::Params params;
     params.add(stream->name);
-    const bool taken = reads.query(kGenerations, std::move(params), [&reads, stream, read](pg::QueryResult result) {
-        if (result.error) {
-            const bool is_bug = result.error->failure() == pg::Failure::bug;
-            if (is_bug) reads.report_bug(kGenerations, *result.error);
-            Reads::fail(*read, is_bug ? problems::kInternal : problems::kUnavailable);
-            return;
-        }
-        try {
-            read->reply.send(200, "application/json", kNoStore, body_of(*stream, result.rows));
-        } catch (const std::logic_error& error) {
-            reads.report_bug(kGenerations, error);
-            Reads::fail(*read, problems::kInternal);
-        }
-    });
-    if (!taken) Reads::fail(*read, problems::kOverloaded);
+    reads.tell(kGenerations, std::move(params), request, std::move(reply),
+               [stream](const pg::Rows& rows) { return body_of(*stream, rows); });
 }
 
 }  // namespace

@@ -22,8 +22,6 @@ using schemas::json::append_integer;
 using schemas::json::append_string;
 
 constexpr std::string_view kJson = "application/json";
-constexpr std::string_view kNoStore = "Cache-Control: no-store\r\n";
-
 /// More than the tables may ever be behind while broker and database are up.
 constexpr double kMaxLagSeconds = 10;
 

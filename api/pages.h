@@ -3,8 +3,12 @@
 #include "infra/http/router.h"
 
 #include <string>
+#include <string_view>
 
 namespace tidemark::api {
+
+/// Header lines of an answer that is true only at this moment.
+inline constexpr std::string_view kNoStore = "Cache-Control: no-store\r\n";
 
 /// A GET route whose answer is the same for everybody; query parameters are refused.
 void add_plain(http::Router& router, std::string path, http::Handler handler);

@@ -1,5 +1,6 @@
 #include "api/read.h"
 
+#include "api/pages.h"
 #include "infra/base/log.h"
 #include "infra/kafka/partitioner.h"
 #include "infra/postgres/error.h"
@@ -263,6 +264,29 @@ void Reads::run(const pg::Statement& statement, const std::function<pg::Params()
         }
     };
     if (!query(statement, params(), on_result)) then(&problems::kOverloaded);
+}
+
+void Reads::tell(const pg::Statement& statement, pg::Params params, const http::Request& request, http::Reply reply,
+                 std::function<std::string(const pg::Rows&)> body) {
+    auto read = std::make_shared<Read>();
+    read->reply = std::move(reply);
+    read->trace = trace_of(request);
+    const bool taken =
+        query(statement, std::move(params), [this, &statement, read, body = std::move(body)](pg::QueryResult result) {
+            if (result.error) {
+                const bool is_bug = result.error->failure() == pg::Failure::bug;
+                if (is_bug) report_bug(statement, *result.error);
+                fail(*read, is_bug ? problems::kInternal : problems::kUnavailable);
+                return;
+            }
+            try {
+                read->reply.send(200, "application/json", kNoStore, body(result.rows));
+            } catch (const std::logic_error& error) {
+                report_bug(statement, error);
+                fail(*read, problems::kInternal);
+            }
+        });
+    if (!taken) fail(*read, problems::kOverloaded);
 }
 
 void Reads::report_bug(const pg::Statement& statement, const std::exception& error) {

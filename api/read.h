@@ -86,6 +86,9 @@ public:
 
     /// A statement of any shape; see QueryPool::submit. False: the pool is full.
     bool query(const pg::Statement& statement, pg::Params params, pg::QueryCallback then);
+    /// The whole of a read of what operators ask for: no freshness, never cached. `body` makes JSON of the rows.
+    void tell(const pg::Statement& statement, pg::Params params, const http::Request& request, http::Reply reply,
+              std::function<std::string(const pg::Rows&)> body);
     /// Waits until no query is under way: before the handlers that they come back to are gone. For when the server has
     /// drained and the watch lets nobody wait any more. As long as the pool's query time-out.
     void wait_idle();

@@ -1,5 +1,6 @@
 #include "api/routes.h"
 
+#include "api/audit.h"
 #include "api/counters.h"
 #include "api/generations.h"
 #include "api/pages.h"
@@ -14,6 +15,7 @@ http::Router make_routes(const Services& services) {
     add_counters(router, services.writer, services.reads);
     add_vehicles(router, services.writer, services.reads, services.cache);
     add_generations(router, services.reads);
+    add_audit(router, services.reads);
     add_health(router, services.health);
     // An unknown parameter is refused here as on every other route.
     http::Router operations;

@@ -4,6 +4,7 @@
 #include "schemas/counters.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <tuple>
 #include <unordered_map>
@@ -98,14 +99,29 @@ public:
         for (auto& [key, counter] : counters_)
             sorted.emplace_back(key, &counter);
         std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        for (const auto& [key, counter] : sorted)
+            add_digests(key, *counter);
         write_totals(tx, sorted);
         return sorted.size() + write_windows(tx, sorted);
     }
 
+    [[nodiscard]] Digest digest(std::int32_t partition) const override {
+        const auto found = digests_.find(partition);
+        return found == digests_.end() ? 0 : found->second;
+    }
     [[nodiscard]] std::size_t entities() const noexcept override { return counters_.size(); }
 
 private:
     using Sorted = std::vector<std::pair<std::string_view, Counter*>>;
+
+    // Totals are of all partitions; which one a change came from only the windows say.
+    void add_digests(std::string_view key, const Counter& counter) {
+        const auto weights = weights_of(key);
+        for (const auto& window : counter.windows) {
+            digests_[window.partition] += weights.first * static_cast<Digest>(window.sum.value) +
+                                          weights.second * static_cast<Digest>(window.sum.count);
+        }
+    }
 
     static void write_totals(pg::Transaction& tx, const Sorted& sorted) {
         pg::Array keys;
@@ -154,6 +170,7 @@ private:
     }
 
     std::unordered_map<std::string, Counter, KeyHash, std::equal_to<>> counters_;
+    std::map<std::int32_t, Digest> digests_;
     schemas::counters::Incremented read_;
     schemas::Position position_;
     Timestamp window_{};

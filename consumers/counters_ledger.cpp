@@ -49,6 +49,11 @@ public:
         }
     }
 
+    [[nodiscard]] Digest digest() const override {
+        const auto weights = weights_of(key_);
+        return weights.first * static_cast<Digest>(value_) + weights.second;
+    }
+
 private:
     std::string key_;
     std::int64_t value_ = 0;

@@ -49,9 +49,10 @@ select exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relname
 constexpr const char* kMostCharacters = "2000";
 constexpr const char* kShownCharacters = "1000";
 
-// What of a partition's state is no function of the log. All else is, also what a later version adds.
-constexpr std::array<std::string_view, 6> kWhoWrites{"generation", "epoch",       "as_of",
-                                                     "owner",      "backend_pid", "backend_start"};
+// What of a partition's state is no function of the log, or says of other tables what they say themselves. All else is
+// compared, also what a later version adds.
+constexpr std::array<std::string_view, 7> kNotCompared{"generation",  "epoch",         "as_of", "owner",
+                                                       "backend_pid", "backend_start", "digest"};
 
 pg::SessionOptions session() {
     pg::SessionOptions options;
@@ -270,7 +271,8 @@ private:
             column.is_number = rows.boolean(row, 4);
             column.has_equality = rows.boolean(row, 5);
             if (rows.cell(row, 6)) column.place = rows.integer(row, 6);
-            if (table == "offsets" && std::find(kWhoWrites.begin(), kWhoWrites.end(), column.name) != kWhoWrites.end())
+            if (table == "offsets" &&
+                std::find(kNotCompared.begin(), kNotCompared.end(), column.name) != kNotCompared.end())
                 continue;
             shape->columns.push_back(std::move(column));
         }

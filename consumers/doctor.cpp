@@ -37,7 +37,7 @@ order by name)"};
 
 constexpr pg::Statement kNow{"doctor_now", "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"};
 
-constexpr pg::Statement kMigrated{"doctor_migrated", "select to_regclass('tidemark.api_generations') is not null"};
+constexpr pg::Statement kMigrated{"doctor_migrated", "select to_regclass('tidemark.api_audits') is not null"};
 
 constexpr pg::Statement kRoles{"doctor_roles", R"(
 select w.name, r.rolname is not null, coalesce(r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolbypassrls, false)
@@ -88,6 +88,9 @@ from (select * from parts where schema = $1) a
 full join (select * from parts where schema = $2) e on e.part = a.part
 where a.what is distinct from e.what
 order by 1)"};
+
+constexpr pg::Statement kAudit{"doctor_audit", R"(
+select instance, detail from tidemark.audits where stream = $1 and generation = $2 and state in ('differs', 'refused'))"};
 
 class Examination {
 public:
@@ -277,6 +280,14 @@ private:
                 "tidemark-consumer replay " + stream + ", then promote --accept-diff");
         }
         if (generation.role != Role::live) return;
+        pg::Params audited;
+        audited.add(stream).add(std::int64_t{generation.target.generation});
+        const auto audit = connection_->run(kAudit, audited);
+        if (!audit.empty()) {
+            add(Severity::error, "audit", subject,
+                "its auditor " + std::string(audit.text(0, 0)) + " says: " + std::string(audit.text(0, 1)),
+                "tidemark-consumer verify " + stream + " --deep; then replay " + stream + ", and promote");
+        }
         const auto letters_name = "doctor_letters_" + generation.schema;
         const auto letters_sql = "select reason, count(*) from " +
                                  pg::quote_identifier(generation.schema, "dead_letters") +

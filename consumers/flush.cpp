@@ -131,6 +131,8 @@ public:
         report_.rows = fold_->write(tx_);
         park();
         store_first_sights();
+        for (auto& tally : tallies_)
+            tally.digest = fold_->digest(tally.partition);
         store_.tally(tx_, tallies_);
         FAILPOINT("c5_aggregates");
     }
@@ -174,7 +176,7 @@ private:
 
     void fold_part(const Batch::Part& part) {
         from_ = part.from;
-        OffsetStore::Tally tally{part.partition, 0, 0, 0, part.gaps, part.log_time};
+        OffsetStore::Tally tally{part.partition, 0, 0, 0, part.gaps, 0, part.log_time};
         for (const auto& record : part.records) {
             tally.log_time = std::max(tally.log_time, record.append_time);
             if (report_.oldest == Timestamp{} || record.append_time < report_.oldest)

@@ -74,7 +74,7 @@ public:
         return key;
     }
     [[nodiscard]] bool is_mine(std::size_t table, const std::string& key) const {
-        return passes_ == 1 || (std::hash<std::string>{}(key) + table) % passes_ == pass_;
+        return passes_ == 1 || (passes_ > 1 && (std::hash<std::string>{}(key) + table) % passes_ == pass_);
     }
 
     /// A row to write to, made if there is none; null when it belongs to another pass.
@@ -93,6 +93,8 @@ public:
         return &row;
     }
 
+    /// Whether it takes any: of no passes none is anybody's.
+    [[nodiscard]] bool any() const noexcept { return passes_ > 0; }
     /// How many were made.
     [[nodiscard]] std::int64_t size() const noexcept { return size_; }
 
@@ -123,6 +125,8 @@ public:
     virtual bool read(const LoggedEvent& event, std::string_view& entity) = 0;
     /// Enters the event read last.
     virtual void enter(LedgerRows& rows) = 0;
+    /// What the event read last adds to its partition's digest, once it is entered.
+    [[nodiscard]] virtual Digest digest() const = 0;
 };
 
 /// Where the 10-second window that holds `instant` starts, both in microseconds since the epoch. Not the fold's own.

@@ -1,3 +1,4 @@
+#include "consumers/auditor.h"
 #include "consumers/dead_letters.h"
 #include "consumers/doctor.h"
 #include "consumers/generation.h"
@@ -26,6 +27,7 @@
 #include <algorithm>
 #include <iostream>
 #include <iterator>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -58,6 +60,7 @@ struct Options {
     milliseconds clock_skew{200};
     milliseconds shutdown_timeout{10'000};
     milliseconds stuck_after{60'000};
+    milliseconds audit_interval{60'000};
     bool migrate_first = false;
     bool json = false;
     bool csv = false;
@@ -248,6 +251,15 @@ int run(const Options& options) {
     log::info(
         "started",
         {{"instance", instance}, {"lanes", lanes.processors().size()}, {"admin_port", std::int64_t{server.port()}}});
+    // Ended with the process: one may be in the midst of a long statement, which nothing waits for.
+    std::vector<std::unique_ptr<Auditor>> auditors;
+    for (const auto* projection : projections()) {
+        if (options.audit_interval == milliseconds(0)) break;
+        auditors.push_back(
+            std::make_unique<Auditor>(Auditor::Options{options.brokers, kafka::read_properties(options.kafka_config),
+                                                       options.consumer_dsn, instance, options.audit_interval},
+                                      *projection, metrics));
+    }
     {
         const auto processors = [&lanes] { return lanes.processors(); };
         const LogWatch log_watch(
@@ -351,6 +363,9 @@ int main(int argc, char** argv) {
                              "How long a stream may make no step before the process gives up, so that another instance "
                              "takes over; longer than "
                              "the slowest flush.");
+            command.duration("audit-interval", options.audit_interval, milliseconds(0), milliseconds(86'400'000),
+                             "How often a stream's tables are added up, and compared with what its log says; one "
+                             "consumer does it for all, and reads the log once more for it. 0: no audit.");
             command.flag("migrate", options.migrate_first, "Run migrate first.");
         });
     settings.command(

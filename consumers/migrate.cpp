@@ -169,8 +169,9 @@ void migrate(const MigrateOptions& options) {
     connection.run_script(
         "grant usage on schema tidemark to tidemark_consumer, tidemark_api;"
         "grant select on tidemark.streams, tidemark.generations to tidemark_consumer;"
-        "grant select, insert, update, delete on tidemark.consumers to tidemark_consumer;"
-        "grant select on tidemark.api_streams, tidemark.api_consumers, tidemark.api_generations to tidemark_api");
+        "grant select, insert, update, delete on tidemark.consumers, tidemark.audits to tidemark_consumer;"
+        "grant select on tidemark.api_streams, tidemark.api_consumers, tidemark.api_generations, tidemark.api_audits "
+        "to tidemark_api");
     kafka::Admin admin(options.brokers, options.kafka_properties, std::chrono::seconds(15));
     for (const auto* projection : projections())
         migrate_stream(connection, admin, *projection, options);

@@ -52,9 +52,10 @@ update offsets o set
     duplicates = o.duplicates + b.duplicates,
     parked = o.parked + b.parked,
     gaps = o.gaps + b.gaps,
+    digest = mod(o.digest + b.digest, 18446744073709551616),
     log_time = b.log_time
-from unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
-     as b (partition, applied, duplicates, parked, gaps, log_time)
+from unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::numeric[], $8::timestamptz[])
+     as b (partition, applied, duplicates, parked, gaps, digest, log_time)
 where o.generation = $1 and o.partition = b.partition)"};
 
 pg::Array array_of(std::span<const std::int32_t> partitions) {
@@ -146,6 +147,7 @@ void OffsetStore::tally(pg::Transaction& tx, std::span<const Tally> tallies) con
     pg::Array duplicates;
     pg::Array parked;
     pg::Array gaps;
+    pg::Array digests;
     pg::Array log_times;
     for (const auto& one : tallies) {
         partitions.add(std::int64_t{one.partition});
@@ -153,11 +155,12 @@ void OffsetStore::tally(pg::Transaction& tx, std::span<const Tally> tallies) con
         duplicates.add(one.duplicates);
         parked.add(one.parked);
         gaps.add(one.gaps);
+        digests.add_numeric(std::to_string(one.digest));
         log_times.add(one.log_time);
     }
     pg::Params params;
     params.add(std::int64_t{generation_}).add(std::move(partitions)).add(std::move(applied)).add(std::move(duplicates));
-    params.add(std::move(parked)).add(std::move(gaps)).add(std::move(log_times));
+    params.add(std::move(parked)).add(std::move(gaps)).add(std::move(digests)).add(std::move(log_times));
     tx.run(kTally, params);
 }
 

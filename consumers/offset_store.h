@@ -1,5 +1,6 @@
 #pragma once
 
+#include "consumers/digest.h"
 #include "consumers/stream_state.h"
 #include "infra/postgres/connection.h"
 
@@ -41,6 +42,7 @@ public:
         std::int64_t duplicates = 0;
         std::int64_t parked = 0;
         std::int64_t gaps = 0;
+        Digest digest = 0;  ///< what they add to the partition's
         Timestamp log_time{};
     };
     /// Adds what became of the records between, under the fence.

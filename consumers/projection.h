@@ -1,5 +1,6 @@
 #pragma once
 
+#include "consumers/digest.h"
 #include "infra/postgres/connection.h"
 #include "schemas/catalogue.h"
 #include "schemas/event.h"
@@ -55,6 +56,9 @@ public:
     virtual void keep() = 0;
     /// Writes what was kept, one sorted statement per table; returns the number of rows. Throws pg::Error.
     virtual std::size_t write(pg::Transaction& tx) = 0;
+    /// What the kept events of a partition add to its digest: the sum over totals or history of their changes, as the
+    /// stream's view `audit` takes it from the tables. After write().
+    [[nodiscard]] virtual Digest digest(std::int32_t partition) const = 0;
     /// Distinct entities kept so far.
     [[nodiscard]] virtual std::size_t entities() const noexcept = 0;
 };

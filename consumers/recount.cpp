@@ -68,6 +68,7 @@ std::vector<LedgerTable> compared_tables(const Projection& projection) {
                        {"duplicates", Kind::number},
                        {"parked", Kind::number},
                        {"gaps", Kind::number},
+                       {"digest", Kind::number},
                        {"log_time", Kind::instant}}});
     return tables;
 }
@@ -82,18 +83,18 @@ Recount::Recount(const Target& target, std::size_t pass, std::size_t passes)
 
 void Recount::take(const kafka::Record& record) {
     auto& partition = partitions_.at(static_cast<std::size_t>(record.partition));
-    partition.log_time = std::max(partition.log_time, microseconds(record.append_time));
-    partition.records += 1;
+    partition.tally.log_time = std::max(partition.tally.log_time, microseconds(record.append_time));
+    partition.tally.records += 1;
     std::string_view reason;
     switch (judge(record, partition, reason)) {
         case Verdict::applied:
-            partition.applied += 1;
+            partition.tally.applied += 1;
             break;
         case Verdict::duplicate:
-            partition.duplicates += 1;
+            partition.tally.duplicates += 1;
             break;
         case Verdict::parked:
-            partition.parked += 1;
+            partition.tally.parked += 1;
             park(record, reason);
             break;
     }
@@ -130,7 +131,7 @@ Recount::Verdict Recount::enter(const schemas::Event& event, const kafka::Record
     const LoggedEvent logged{event,
                              {record.partition, record.offset},
                              event.time ? *event.time : schemas::Timestamp(std::chrono::microseconds(known_at)),
-                             schemas::Timestamp(std::chrono::microseconds(partition.log_time))};
+                             schemas::Timestamp(std::chrono::microseconds(partition.tally.log_time))};
     std::string_view entity;
     if (!ledger_->read(logged, entity)) return parked(reason::kInvalidData);
     if (record.key != entity) return parked(reason::kKeyMismatch);
@@ -143,13 +144,14 @@ Recount::Verdict Recount::enter(const schemas::Event& event, const kafka::Record
         auto hash = sha256(schemas::data_hash(event.data));
         const auto known = partition.sights.find(std::string(*identity));
         if (known != partition.sights.end() &&
-            known->second.log_time + in_microseconds(schemas::kDedupeHorizon) >= partition.log_time) {
+            known->second.log_time + in_microseconds(schemas::kDedupeHorizon) >= partition.tally.log_time) {
             return known->second.data_hash == hash ? Verdict::duplicate : parked(reason::kIdempotencyConflict);
         }
-        partition.sights[std::string(*identity)] = {record.offset, partition.log_time, std::move(hash)};
+        partition.sights[std::string(*identity)] = {record.offset, partition.tally.log_time, std::move(hash)};
         forget(partition);
     }
-    ledger_->enter(rows_);
+    partition.tally.digest += ledger_->digest();
+    if (rows_.any()) ledger_->enter(rows_);
     return Verdict::applied;
 }
 
@@ -206,10 +208,10 @@ Recount::Verdict Recount::discard(const schemas::Event& event, const kafka::Reco
 // What can decide nothing any more, now and then.
 void Recount::forget(Partition& partition) {
     const auto horizon = in_microseconds(schemas::kDedupeHorizon);
-    if (partition.log_time - partition.forgotten_at < horizon / 24) return;
-    partition.forgotten_at = partition.log_time;
+    if (partition.tally.log_time - partition.forgotten_at < horizon / 24) return;
+    partition.forgotten_at = partition.tally.log_time;
     std::erase_if(partition.sights,
-                  [&](const auto& sight) { return sight.second.log_time + horizon < partition.log_time; });
+                  [&](const auto& sight) { return sight.second.log_time + horizon < partition.tally.log_time; });
 }
 
 void Recount::park(const kafka::Record& record, std::string_view reason) {
@@ -254,14 +256,15 @@ LedgerRows& Recount::finish(const std::vector<std::int64_t>& first, const std::v
         const auto& partition = partitions_[n];
         if (next[n] > first[n]) rows_.at(common_ + kOffsets, rows_.key_of(number), {number, first[n]});
         if (auto* row = rows_.at(common_ + kOffsets, rows_.key_of(number), {number, next[n] - 1})) {
-            row->columns[0] = Int128{partition.applied};
-            row->columns[1] = Int128{partition.duplicates};
-            row->columns[2] = Int128{partition.parked};
-            row->columns[3] = Int128{next[n] - first[n] - partition.records};
-            row->columns[4] = Int128{partition.log_time};
+            row->columns[0] = Int128{partition.tally.applied};
+            row->columns[1] = Int128{partition.tally.duplicates};
+            row->columns[2] = Int128{partition.tally.parked};
+            row->columns[3] = Int128{next[n] - first[n] - partition.tally.records};
+            row->columns[4] = Int128{partition.tally.digest};
+            row->columns[5] = Int128{partition.tally.log_time};
         }
         for (const auto& [identity, sight] : partition.sights) {
-            if (sight.log_time + in_microseconds(schemas::kDedupeHorizon) < partition.log_time) continue;
+            if (sight.log_time + in_microseconds(schemas::kDedupeHorizon) < partition.tally.log_time) continue;
             auto* row = rows_.at(common_ + kDedupe, rows_.key_of(number, identity), {number, sight.offset});
             if (row == nullptr) continue;
             row->columns[0] = Int128{sight.offset};

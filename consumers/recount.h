@@ -25,7 +25,7 @@ std::vector<LedgerTable> compared_tables(const Projection& projection);
 /// Keeps the identities of the last day of log time in memory, and open dead letters. One thread.
 class Recount {
 public:
-    /// The share `pass` of `passes` of all rows.
+    /// The share `pass` of `passes` of all rows; of none at all, only what the partitions came to.
     Recount(const Target& target, std::size_t pass, std::size_t passes);
 
     /// As compared_tables says.
@@ -36,6 +36,16 @@ public:
     void refused(schemas::Position position) { refused_.insert(position); }
     /// The next record of its partition.
     void take(const kafka::Record& record);
+    /// What a partition's records came to so far.
+    struct Tally {
+        std::int64_t log_time = 0;  ///< microseconds since the epoch
+        std::int64_t records = 0;
+        std::int64_t applied = 0;
+        std::int64_t duplicates = 0;
+        std::int64_t parked = 0;
+        Digest digest = 0;
+    };
+    [[nodiscard]] const Tally& tally(std::size_t partition) const { return partitions_.at(partition).tally; }
     /// What it keeps of open dead letters, in every pass.
     [[nodiscard]] std::int64_t letter_bytes() const noexcept { return letter_bytes_; }
     /// How many rows it holds so far.
@@ -50,11 +60,7 @@ private:
         std::string data_hash;
     };
     struct Partition {
-        std::int64_t log_time = 0;
-        std::int64_t records = 0;
-        std::int64_t applied = 0;
-        std::int64_t duplicates = 0;
-        std::int64_t parked = 0;
+        Tally tally;
         std::unordered_map<std::string, Sight> sights;
         std::int64_t forgotten_at = 0;  // log time
     };

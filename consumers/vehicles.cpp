@@ -98,13 +98,30 @@ public:
             return std::tie(a.id, a.registered, a.occurred_at, a.position.offset) <
                    std::tie(b.id, b.registered, b.occurred_at, b.position.offset);
         });
+        for (const auto& entry : entries_)
+            digests_[entry.position.partition] += weights_of(line_of(entry)).first;
         write_history(tx);
         return entries_.size() + write_vehicles(tx) + write_transitions(tx);
     }
 
+    [[nodiscard]] Digest digest(std::int32_t partition) const override {
+        const auto found = digests_.find(partition);
+        return found == digests_.end() ? 0 : found->second;
+    }
     [[nodiscard]] std::size_t entities() const noexcept override { return entries_.size(); }
 
 private:
+    // The history row as the view `audit` writes it.
+    static std::string line_of(const Entry& entry) {
+        const auto number = [](std::int64_t value) { return std::to_string(value) + ' '; };
+        auto line = number(entry.id) + number(entry.occurred_at.time_since_epoch().count()) +
+                    number(entry.position.offset) + number(entry.position.partition) +
+                    number(entry.log_time.time_since_epoch().count());
+        if (entry.registered)
+            return line + number(static_cast<std::int64_t>(entry.make.size())) + entry.make + entry.model;
+        return line + std::string(events::to_string(entry.state));
+    }
+
     void write_history(pg::Transaction& tx) const {
         pg::Array ids;
         pg::Array kinds;
@@ -231,6 +248,7 @@ private:
     }
 
     std::vector<Entry> entries_;
+    std::map<std::int32_t, Digest> digests_;
     Entry read_;
     char entity_[24] = {};
 };

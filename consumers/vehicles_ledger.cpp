@@ -97,6 +97,14 @@ public:
         }
     }
 
+    [[nodiscard]] Digest digest() const override {
+        std::string line;
+        for (const auto number : {id_, occurred_at_, position_.offset, std::int64_t{position_.partition}, log_time_})
+            line += std::to_string(number) + ' ';
+        line += is_registration_ ? std::to_string(make_.size()) + ' ' + make_ + model_ : state_;
+        return weights_of(line).first;
+    }
+
 private:
     bool is_registration_ = false;
     std::int64_t id_ = 0;

@@ -39,6 +39,19 @@ select w.key                                                  as key,
 from windows w
 cross join progress p;
 
+-- What the totals add up to, and what the flushes say that they have to: the same in any one snapshot. The weights of a key are two
+-- words of its SHA-256.
+create view audit as
+select (select max(generation) from offsets)::integer                           as generation,
+       (select mod(sum(digest), 18446744073709551616) from offsets)             as folded,
+       (select mod(mod(coalesce(sum(w.a * t.value + w.b * t.count), 0), 18446744073709551616) + 18446744073709551616,
+                   18446744073709551616)
+        from totals t
+        cross join lateral (select sha256(convert_to(t.key, 'UTF8')) as hash offset 0) h
+        cross join lateral (
+            select ('x' || encode(substr(h.hash, 1, 8), 'hex'))::bit(64)::bigint::numeric as a,
+                   ('x' || encode(substr(h.hash, 9, 8), 'hex'))::bit(64)::bigint::numeric as b) w) as stored;
+
 -- Which part of the log an entity comes from: where to look when two generations differ.
 create view evidence as
 select key as entity, partition, min(min_offset) as min_offset, max(max_offset) as max_offset

@@ -18,6 +18,8 @@ create table offsets (
     duplicates    bigint not null default 0,
     parked        bigint not null default 0,
     gaps          bigint not null default 0,
+    -- the sum, modulo 2^64, of what this partition's events have added to the tables (see the view `audit`)
+    digest        numeric not null default 0,
     owner         text,
     backend_pid   integer,
     backend_start timestamptz

@@ -45,6 +45,26 @@ create table if not exists tidemark.consumers (
     primary key (instance, stream, generation)
 );
 
+-- What was last found by the one consumer that audits a stream: whether its live tables are what the log says.
+create table if not exists tidemark.audits (
+    stream       text primary key references tidemark.streams (name),
+    instance     text not null,
+    generation   integer not null,
+    -- reading: not yet where the tables were when it began; refused: the log cannot be read as a whole
+    state        text not null check (state in ('reading', 'equal', 'differs', 'refused')),
+    detail       text not null,
+    -- what has been counted of the log, how many offsets the tables were ahead of that, and what it adds up to
+    next_offsets bigint[] not null,
+    behind       bigint not null,
+    digest       numeric not null,
+    -- when the flushes were last compared with the log, and the tables with the flushes
+    log_at       timestamptz,
+    tables_at    timestamptz,
+    -- the rows that differ, as `verify --deep --json` names them
+    findings     text,
+    heartbeat_at timestamptz not null
+);
+
 -- What an older version has made gets what it lacks. Nothing is altered, and so nobody kept waiting, once it is there.
 do $$ begin
     if not exists (select 1 from information_schema.columns
@@ -63,7 +83,7 @@ end $$;
 
 -- To replace a view is to wait for whoever reads it, so they are made once; with the last one all are there.
 do $$ begin
-    if to_regclass('tidemark.api_generations') is not null then return; end if;
+    if to_regclass('tidemark.api_audits') is not null then return; end if;
 
     create or replace view tidemark.api_streams as
     select s.name, s.topic, s.partitions, s.log_hash, g.generation, g.fingerprint
@@ -82,4 +102,14 @@ do $$ begin
            (extract(epoch from g.created_at) * 1000000)::bigint as created_us,
            (extract(epoch from g.retired_at) * 1000000)::bigint as retired_us
     from tidemark.generations g;
+
+    -- Nobody audits a stream whose auditor has not been heard of for a while.
+    create or replace view tidemark.api_audits as
+    select s.name as stream, g.generation, a.instance, a.state, a.detail, a.next_offsets::text as next_offsets, a.behind,
+           a.digest::text as digest, (extract(epoch from a.log_at) * 1000000)::bigint as log_us,
+           (extract(epoch from a.tables_at) * 1000000)::bigint as tables_us, a.findings,
+           (a.heartbeat_at > now() - interval '10 seconds' and a.generation = g.generation) is true as is_current
+    from tidemark.streams s
+    join tidemark.generations g on g.stream = s.name and g.status = 'live'
+    left join tidemark.audits a on a.stream = s.name;
 end $$;

@@ -65,6 +65,19 @@ select t.window_start, t.state, t.count::bigint as count,
 from transitions t
 cross join progress p;
 
+-- What the history adds up to, and what the flushes say that it has to: the same in any one snapshot. A row's weight is the first word of
+-- its SHA-256.
+create view audit as
+select (select max(generation) from offsets)::integer               as generation,
+       (select mod(sum(digest), 18446744073709551616) from offsets) as folded,
+       (select mod(mod(coalesce(sum(('x' || encode(substr(sha256(convert_to(
+                   concat_ws(' ', h.vehicle_id, (extract(epoch from h.occurred_at) * 1000000)::bigint, h."offset", h.partition,
+                             (extract(epoch from h.recorded_at) * 1000000)::bigint,
+                             case h.kind when 'registered' then octet_length(h.make) || ' ' || h.make || h.model else h.state end),
+                   'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0), 18446744073709551616) + 18446744073709551616,
+                   18446744073709551616)
+        from history h) as stored;
+
 -- Which part of the log an entity comes from: where to look when two generations differ.
 create view evidence as
 select vehicle_id::text as entity, partition, min("offset") as min_offset, max("offset") as max_offset

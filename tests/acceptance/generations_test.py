@@ -462,7 +462,8 @@ def test_migrate_waits_for_nobody_who_reads_the_registry(own: Tidemark) -> None:
 
 def test_a_registry_of_an_older_version_gets_what_it_lacks(own: Tidemark) -> None:
     own.query(
-        "drop view tidemark.api_generations, tidemark.api_consumers, tidemark.api_streams;"
+        "drop view tidemark.api_audits, tidemark.api_generations, tidemark.api_consumers, tidemark.api_streams;"
+        "drop table tidemark.audits;"
         "alter table tidemark.streams drop column swaps, drop column last_generation;"
         "alter table tidemark.generations drop column retired_at, drop constraint generations_status_check;"
         "alter table tidemark.generations add constraint generations_status_check"

@@ -31,6 +31,7 @@ public:
         if (!is_zero_) fold_->keep();
     }
     std::size_t write(pg::Transaction& tx) override { return fold_->write(tx); }
+    [[nodiscard]] Digest digest(std::int32_t partition) const override { return fold_->digest(partition); }
     [[nodiscard]] std::size_t entities() const noexcept override { return fold_->entities(); }
 
 private:
@@ -50,6 +51,7 @@ public:
     void enter(LedgerRows& rows) override {
         if (!is_zero_) ledger_->enter(rows);
     }
+    [[nodiscard]] Digest digest() const override { return is_zero_ ? 0 : ledger_->digest(); }
 
 private:
     std::unique_ptr<Ledger> ledger_;

@@ -255,6 +255,17 @@ class Tidemark:
         found = differences(stream, self.log, self.dsn)
         assert not found, "the tables differ from the log:\n" + "\n".join(found)
 
+    def await_audit(self, stream: str, deadline: float = 60.0) -> None:
+        """Waits until a consumer has counted the whole log again; fails when that differs from the tables."""
+        ends = [end for _, end in sorted(self.log.ends(f"tidemark.{stream}").items())]
+
+        def is_equal() -> bool:
+            rows = self.query("select state, next_offsets, detail from tidemark.audits where stream = %s", stream)
+            assert not rows or rows[0][0] in ("equal", "reading"), rows
+            return bool(rows) and rows[0][:2] == ("equal", ends)
+
+        wait_for(is_equal, f"the audit of {stream} to be equal at {ends}", deadline)
+
     def scratch(self, name: str) -> Path:
         """A new directory of this Tidemark's."""
         directory = self._directory / name

@@ -143,6 +143,8 @@ class Trial:
         for stream in ("counters", "vehicles"):
             self._tidemark.assert_equals_log(stream, 60)
             self._assert_conserved(stream)
+        for stream in ("counters", "vehicles"):
+            self._tidemark.await_audit(stream)
         records = [r for stream in ("counters", "vehicles") for r in self._tidemark.log.read(f"tidemark.{stream}")]
         audits = [audit(answers, records) for answers in self.answers]
         plain, retrying = self.answers

@@ -1,0 +1,511 @@
+#include "consumers/auditor.h"
+
+#include "consumers/log_check.h"
+#include "consumers/recount.h"
+#include "consumers/verify.h"
+#include "infra/base/backoff.h"
+#include "infra/base/log.h"
+#include "infra/kafka/admin.h"
+#include "infra/kafka/consumer.h"
+#include "infra/kafka/error.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+namespace tidemark::consumers {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+
+using Offsets = std::vector<std::int64_t>;
+
+// Between two comparisons with what the flushes say, and between two looks at whether another instance still audits.
+constexpr milliseconds kRound{1'000};
+
+// Reading goes on no longer without telling how far it is.
+constexpr milliseconds kSlice{1'000};
+
+// After so long without a record that has to be there the log itself is looked at.
+constexpr std::chrono::seconds kSilence{60};
+
+// Records polled before the tables have them wait for their turn; no more than this, or they are fetched again.
+constexpr std::size_t kMostHeld = 50'000;
+constexpr std::size_t kMostHeldBytes = std::size_t{32} << 20;
+
+// For naming the rows that differ, which is another reading of the log: at most once in this time while they do.
+constexpr std::int64_t kVerifyMemory = std::int64_t{64} << 20;
+constexpr std::chrono::hours kVerifyAgain{1};
+
+// Adding up the tables is to take a fiftieth of one server process at most.
+constexpr int kRestPerSum = 50;
+
+constexpr pg::Statement kLock{"audit_lock", "select pg_try_advisory_lock(hashtext('tidemark.audits'), hashtext($1))"};
+
+constexpr pg::Statement kPublish{"audit_publish", R"(
+insert into tidemark.audits as a (stream, instance, generation, state, detail, next_offsets, behind, digest, log_at, tables_at,
+                                  findings, heartbeat_at)
+values ($1, $2, $3, $4, $5, $6::bigint[], $7, $8::numeric, $9, $10, $11, now())
+on conflict (stream) do update set
+    instance = excluded.instance, generation = excluded.generation, state = excluded.state, detail = excluded.detail,
+    next_offsets = excluded.next_offsets, behind = excluded.behind, digest = excluded.digest, log_at = excluded.log_at,
+    tables_at = excluded.tables_at, findings = excluded.findings, heartbeat_at = excluded.heartbeat_at)"};
+
+pg::SessionOptions session() {
+    pg::SessionOptions session;
+    session.application_name = "tidemark-consumer audit";
+    session.statement_timeout = milliseconds(0);  // adding up takes as long as the tables are big
+    return session;
+}
+
+// Where the tables are, and what the flushes say of the way there.
+struct Standing {
+    Offsets first;
+    Offsets next;
+    std::vector<Recount::Tally> tallies;
+    Offsets gaps;
+};
+
+std::string join(const std::vector<std::string>& parts) {
+    std::string all;
+    for (const auto& part : parts)
+        all += (all.empty() ? "" : "; ") + part;
+    return all;
+}
+
+// The log of a target, read once.
+class Reading {
+public:
+    Reading(const Auditor::Options& options, Target target, const Offsets& first)
+        : options_(options), target_(std::move(target)), recount_(target_, 0, 0), first_(first), known_(first) {
+        held_.resize(known_.size());
+        check();
+    }
+    Reading(const Reading&) = delete;
+    Reading& operator=(const Reading&) = delete;
+
+    [[nodiscard]] Recount& recount() noexcept { return recount_; }
+    [[nodiscard]] const Offsets& taken() const noexcept { return taken_.empty() ? first_ : taken_; }
+    /// Whether it is of the same log, and what it has taken is in these tables.
+    [[nodiscard]] bool leads_to(const Target& target, const Standing& standing) const {
+        const auto& at = taken();
+        return target.log_uuid == target_.log_uuid && target.topic == target_.topic && standing.first == first_ &&
+               standing.next.size() == at.size() &&
+               std::equal(at.begin(), at.end(), standing.next.begin(), std::less_equal<>());
+    }
+
+    /// Takes what is below `ends`, for some time; whether that was all.
+    bool advance(const Offsets& ends, const base::Stop& stop) {
+        if (!log_) start();
+        const auto until = steady_clock::now() + kSlice;
+        std::size_t open = 0;
+        for (std::size_t n = 0; n < ends.size(); ++n) {
+            auto& held = held_[n];
+            for (; !held.empty() && held.front().offset < ends[n]; held.pop_front()) {
+                unhold(held.front());
+                recount_.take(held.front());
+            }
+            if (known_[n] < ends[n]) ++open;
+        }
+        while (open > 0) {
+            if (stop.requested() || steady_clock::now() >= until) break;
+            for (int polls = 0; open > 0 && polls < 1'000; ++polls) {
+                auto polled = log_->poll(polls == 0 ? milliseconds(100) : milliseconds(0));
+                if (auto* record = std::get_if<kafka::Record>(&polled)) {
+                    const auto n = static_cast<std::size_t>(record->partition);
+                    if (record->offset < known_[n]) continue;
+                    open -= reached(n, record->offset + 1, ends) ? 1 : 0;
+                    if (record->offset < ends[n]) {
+                        recount_.take(*record);
+                    } else {
+                        hold(n, std::move(*record));
+                    }
+                } else if (const auto* end = std::get_if<kafka::EndOfPartition>(&polled)) {
+                    open -= reached(static_cast<std::size_t>(end->partition), end->offset, ends) ? 1 : 0;
+                } else {
+                    break;
+                }
+            }
+            if (held_count_ > kMostHeld || held_bytes_ > kMostHeldBytes) start();
+        }
+        taken_.resize(ends.size());
+        for (std::size_t n = 0; n < ends.size(); ++n)
+            taken_[n] = std::max(taken()[n], std::min(known_[n], ends[n]));
+        if (open > 0 && steady_clock::now() - heard_ > kSilence) check();
+        return open == 0;
+    }
+
+    /// After an error of the client: it starts anew where it was.
+    void interrupt() { log_.reset(); }
+
+private:
+    // Whether this partition comes to its end by that.
+    bool reached(std::size_t n, std::int64_t offset, const Offsets& ends) {
+        const bool was_open = known_[n] < ends[n];
+        known_[n] = std::max(known_[n], offset);
+        heard_ = steady_clock::now();
+        return was_open && known_[n] >= ends[n];
+    }
+
+    void hold(std::size_t n, kafka::Record record) {
+        held_count_ += 1;
+        held_bytes_ += record.bytes();
+        held_[n].push_back(std::move(record));
+    }
+    void unhold(const kafka::Record& record) {
+        held_count_ -= 1;
+        held_bytes_ -= record.bytes();
+    }
+
+    // Reads on from what was taken, or is not held any more.
+    void start() {
+        std::vector<kafka::Start> starts;
+        for (std::size_t n = 0; n < known_.size(); ++n) {
+            if (!held_[n].empty()) known_[n] = held_[n].front().offset;
+            held_[n].clear();
+            starts.push_back({static_cast<std::int32_t>(n), known_[n]});
+        }
+        held_count_ = held_bytes_ = 0;
+        if (!log_) {
+            kafka::ConsumerOptions reading;
+            reading.brokers = options_.brokers;
+            reading.topic = target_.topic;
+            // It joins none, but a client that names one needs the right to.
+            reading.group = target_.consumer_group();
+            reading.client_id = "tidemark-consumer-audit";
+            reading.properties = options_.kafka_properties;
+            reading.partitions.resize(known_.size());
+            std::iota(reading.partitions.begin(), reading.partitions.end(), 0);
+            log_ = std::make_unique<kafka::Consumer>(reading);
+            while (!std::holds_alternative<kafka::Assigned>(log_->poll(milliseconds(100)))) {
+            }
+        }
+        log_->assign(starts);
+        heard_ = steady_clock::now();
+    }
+
+    void check() {
+        kafka::Admin admin(options_.brokers, options_.kafka_properties);
+        check_log_is_whole(admin, target_);
+        heard_ = steady_clock::now();
+    }
+
+    const Auditor::Options& options_;
+    const Target target_;
+    Recount recount_;
+    Offsets first_;
+    Offsets known_;  // by partition: all below was polled
+    Offsets taken_;  // and all below this was counted; empty: nothing yet
+    std::vector<std::deque<kafka::Record>> held_;
+    std::size_t held_count_ = 0;
+    std::size_t held_bytes_ = 0;
+    steady_clock::time_point heard_{};
+    std::unique_ptr<kafka::Consumer> log_;
+};
+
+}  // namespace
+
+// What goes from round to round; a connection that breaks takes nothing of it along.
+class Auditor::Work {
+public:
+    explicit Work(Auditor& auditor) : auditor_(auditor), options_(auditor.options_), stop_(auditor.stop_) {}
+
+    // Until told to stop. Throws what its connection and the broker's client throw.
+    void serve() {
+        pg::Connection connection(options_.dsn, session());
+        connection.run_script("set client_connection_check_interval = '1s'");
+        while (!lock(connection)) {
+            // Another instance is at it. What was read is of no use until it goes, and then it is far behind.
+            reading_.reset();
+            auditor_.behind_.set(0);
+            auditor_.differs_.set(0);
+            if (stop_.wait_for(kRound)) return;
+        }
+        do {
+            const auto began = steady_clock::now();
+            const bool caught_up = round(connection);
+            stop_.wait_for(caught_up ? kRound - (steady_clock::now() - began) : milliseconds(0));
+        } while (!stop_.requested());
+    }
+
+    void interrupt() {
+        if (reading_) reading_->interrupt();
+    }
+
+private:
+    bool lock(pg::Connection& connection) const {
+        pg::Params params;
+        params.add(auditor_.projection_.stream().name);
+        return connection.run(kLock, params).boolean(0, 0);
+    }
+
+    // Whether it is where the tables were.
+    bool round(pg::Connection& connection) {
+        const auto live = find_live(connection, auditor_.projection_);
+        if (!live || !live->is_of_this_program()) {
+            forget();
+            return true;
+        }
+        if (generation_ != live->target.generation) {
+            generation_ = live->target.generation;
+            pending_.reset();
+            sum_at_.reset();
+            log_at_.reset();
+            tables_at_.reset();
+            log_differs_.clear();
+            tables_differ_.clear();
+            findings_.reset();
+        }
+        if (!pending_) pending_ = look(connection, *live);
+        if (!pending_) return true;  // swapped at this moment
+        if (reading_ && !reading_->leads_to(live->target, *pending_)) forget_reading();
+        if (!refusal_.empty() && steady_clock::now() < try_again_at_) {
+            publish(connection, *live);
+            pending_.reset();
+            return true;
+        }
+        try {
+            if (!reading_) reading_.emplace(options_, live->target, pending_->first);
+            load_refused(connection, *live);
+            const bool reached = reading_->advance(pending_->next, stop_);
+            refusal_.clear();
+            if (!reached) {
+                publish(connection, *live);
+                return false;
+            }
+        } catch (const Refused& refused) {
+            refusal_ = refused.what();
+            try_again_at_ = steady_clock::now() + kSilence;
+            forget_reading();
+            publish(connection, *live);
+            pending_.reset();
+            return true;
+        }
+        compare();
+        sum(connection, *live);
+        publish(connection, *live);
+        if (!log_differs_.empty() || !tables_differ_.empty()) explain(connection, *live);
+        pending_.reset();
+        return true;
+    }
+
+    void forget() {
+        forget_reading();
+        generation_ = 0;
+        refusal_.clear();
+        auditor_.behind_.set(0);
+        auditor_.differs_.set(0);
+    }
+    void forget_reading() {
+        reading_.reset();
+        log_at_.reset();
+        log_differs_.clear();
+    }
+
+    // Nullopt: the tables of this name are not those of the generation, or not any more.
+    static std::optional<Standing> look(pg::Connection& connection, const Generation& live) {
+        const auto sql =
+            "select generation, partition, first_offset, next_offset, applied, duplicates, parked, gaps, digest::text, "
+            "(extract(epoch from log_time) * 1000000)::bigint from " +
+            pg::quote_identifier(live.schema, "offsets") + " order by partition";
+        const auto rows = connection.run({"audit_offsets", sql.c_str()});
+        Standing standing;
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            if (rows.integer(row, 0) != live.target.generation) return std::nullopt;
+            if (rows.integer(row, 1) != static_cast<std::int64_t>(row)) break;
+            standing.first.push_back(rows.integer(row, 2));
+            standing.next.push_back(rows.integer(row, 3));
+            auto& tally = standing.tallies.emplace_back();
+            tally.applied = rows.integer(row, 4);
+            tally.duplicates = rows.integer(row, 5);
+            tally.parked = rows.integer(row, 6);
+            standing.gaps.push_back(rows.integer(row, 7));
+            tally.digest = std::stoull(std::string(rows.text(row, 8)));
+            tally.log_time = rows.integer(row, 9);
+        }
+        if (standing.next.size() != static_cast<std::size_t>(live.target.partitions)) return std::nullopt;
+        return standing;
+    }
+
+    // Those between what was taken and what will be.
+    void load_refused(pg::Connection& connection, const Generation& live) {
+        const auto sql =
+            "select d.partition, d.\"offset\" from " + pg::quote_identifier(live.schema, "dead_letters") +
+            " d join unnest($1::integer[], $2::bigint[], $3::bigint[]) as w (partition, first, next) on "
+            "d.partition = w.partition and d.\"offset\" >= w.first and d.\"offset\" < w.next where d.reason = '" +
+            std::string(reason::kRefusedByDatabase) + "'";
+        pg::Array partitions;
+        pg::Array first;
+        pg::Array next;
+        for (std::size_t n = 0; n < pending_->next.size(); ++n) {
+            partitions.add(static_cast<std::int64_t>(n));
+            first.add(reading_->taken()[n]);
+            next.add(pending_->next[n]);
+        }
+        pg::Params params;
+        params.add(std::move(partitions)).add(std::move(first)).add(std::move(next));
+        const auto rows = connection.run({"audit_refused", sql.c_str()}, params);
+        for (std::size_t row = 0; row < rows.size(); ++row)
+            reading_->recount().refused({static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)});
+    }
+
+    // Both stand at the same offsets.
+    void compare() {
+        std::vector<std::string> wrong;
+        for (std::size_t n = 0; n < pending_->next.size(); ++n) {
+            const auto& counted = reading_->recount().tally(n);
+            const auto& said = pending_->tallies[n];
+            const auto gaps = pending_->next[n] - pending_->first[n] - counted.records;
+            const auto check = [&](const char* what, const std::string& of_tables, const std::string& of_log) {
+                if (of_tables == of_log) return;
+                wrong.push_back("partition " + std::to_string(n) + " has " + what + ' ' + of_tables +
+                                ", its log says " + of_log);
+            };
+            check("applied", std::to_string(said.applied), std::to_string(counted.applied));
+            check("duplicates", std::to_string(said.duplicates), std::to_string(counted.duplicates));
+            check("parked", std::to_string(said.parked), std::to_string(counted.parked));
+            check("gaps", std::to_string(pending_->gaps[n]), std::to_string(gaps));
+            check("digest", std::to_string(said.digest), std::to_string(counted.digest));
+            check("log time", std::to_string(said.log_time), std::to_string(counted.log_time));
+        }
+        log_differs_ = join(wrong);
+        log_at_ = base::SystemClock().now();
+    }
+
+    void sum(pg::Connection& connection, const Generation& live) {
+        const auto began = steady_clock::now();
+        if (sum_at_ && began < *sum_at_) return;
+        const auto sql =
+            "select generation, folded::text, stored::text from " + pg::quote_identifier(live.schema, "audit");
+        const auto rows = connection.run({"audit_sum", sql.c_str()});
+        const auto took = steady_clock::now() - began;
+        sum_at_ = steady_clock::now() + std::max<steady_clock::duration>(options_.interval, took * kRestPerSum);
+        if (rows.integer(0, 0) != live.target.generation) return;
+        tables_differ_ = rows.text(0, 1) == rows.text(0, 2) ? ""
+                                                            : "the rows add up to " + std::string(rows.text(0, 2)) +
+                                                                  ", the flushes to " + std::string(rows.text(0, 1));
+        tables_at_ = base::SystemClock().now();
+        if (tables_differ_.empty() && log_differs_.empty()) findings_.reset();
+    }
+
+    // Names the rows; what is found stays until nothing differs any more.
+    void explain(pg::Connection& connection, const Generation& live) {
+        if (findings_ && steady_clock::now() - explained_at_ < kVerifyAgain) return;
+        base::log::error("audit_differs",
+                         {{"stream", live.target.projection->stream().name},
+                          {"generation", std::int64_t{live.target.generation}},
+                          {"detail", detail()},
+                          {"hint", "tidemark-consumer verify " + std::string(live.target.projection->stream().name) +
+                                       " --deep; then replay and promote"}});
+        VerifyOptions options;
+        options.owner_dsn = options_.dsn;
+        options.brokers = options_.brokers;
+        options.kafka_properties = options_.kafka_properties;
+        options.memory = kVerifyMemory;
+        options.cancelled = [this] { return stop_.requested(); };
+        auto told = steady_clock::now();
+        options.on_progress = [&](const VerifyProgress&) {
+            if (steady_clock::now() - told < kRound) return;
+            told = steady_clock::now();
+            publish(connection, live);
+        };
+        std::ostringstream json;
+        write_diff(verify(options, live), DiffFormat::json, json);
+        findings_ = json.str();
+        explained_at_ = steady_clock::now();
+        publish(connection, live);
+    }
+
+    [[nodiscard]] std::string detail() const {
+        std::vector<std::string> all;
+        for (const auto* one : {&refusal_, &log_differs_, &tables_differ_}) {
+            if (!one->empty()) all.push_back(*one);
+        }
+        return join(all);
+    }
+
+    void publish(pg::Connection& connection, const Generation& live) {
+        const auto what = detail();
+        const bool differs = !log_differs_.empty() || !tables_differ_.empty();
+        const auto* const state = !refusal_.empty() ? "refused" : differs ? "differs" : log_at_ ? "equal" : "reading";
+        const auto& taken = reading_ ? reading_->taken() : pending_->first;
+        const auto behind = std::transform_reduce(pending_->next.begin(), pending_->next.end(), taken.begin(),
+                                                  std::int64_t{0}, std::plus<>(), std::minus<>());
+        Digest digest = 0;
+        pg::Array next;
+        for (std::size_t n = 0; n < taken.size(); ++n) {
+            next.add(taken[n]);
+            if (reading_) digest += reading_->recount().tally(n).digest;
+        }
+        pg::Params params;
+        params.add(live.target.projection->stream().name).add(options_.instance);
+        params.add(std::int64_t{live.target.generation}).add(state).add(what).add(std::move(next)).add(behind);
+        params.add(std::to_string(digest)).add_optional(log_at_).add_optional(tables_at_).add_optional(findings_);
+        connection.run(kPublish, params);
+        auditor_.behind_.set(static_cast<double>(behind));
+        auditor_.differs_.set(differs ? 1 : 0);
+    }
+
+    Auditor& auditor_;
+    const Options& options_;
+    base::Stop& stop_;
+    std::optional<Reading> reading_;
+    std::optional<Standing> pending_;  // where it is to be next
+    int generation_ = 0;
+    std::string refusal_;  // why the log cannot be read as a whole
+    steady_clock::time_point try_again_at_{};
+    std::string log_differs_;
+    std::optional<base::Timestamp> log_at_;
+    std::string tables_differ_;
+    std::optional<base::Timestamp> tables_at_;
+    std::optional<steady_clock::time_point> sum_at_;  // not before then
+    std::optional<std::string> findings_;
+    steady_clock::time_point explained_at_{};
+};
+
+Auditor::Auditor(Options options, const Projection& projection, base::Metrics& metrics)
+    : options_(std::move(options)),
+      projection_(projection),
+      behind_(metrics.gauge("tidemark_audit_behind_records", "Offsets folded and not audited yet, by who audits.",
+                            {{"stream", std::string(projection.stream().name)}})),
+      differs_(metrics.gauge("tidemark_audit_differs", "1 while the tables are not what the log says, by who audits.",
+                             {{"stream", std::string(projection.stream().name)}})),
+      thread_([this] { run(); }) {}
+
+Auditor::~Auditor() {
+    stop_.request();
+    thread_.join();
+}
+
+void Auditor::run() {
+    constexpr int kNiceness = 10;
+    // Of this thread, and of those that its Kafka client starts. It only ever goes down, which is always allowed.
+    ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceness);
+    Work work(*this);
+    base::Backoff backoff(kRound, kRound * 5, 1);
+    while (!stop_.requested()) {
+        const auto began = steady_clock::now();
+        try {
+            work.serve();
+        } catch (const std::exception& error) {
+            if (stop_.requested()) return;
+            if (steady_clock::now() - began > std::chrono::minutes(1)) backoff.reset();
+            base::log::warn("audit_interrupted", {{"stream", projection_.stream().name}, {"error", error.what()}});
+            work.interrupt();
+            stop_.wait_for(backoff.next());
+        }
+    }
+}
+
+}  // namespace tidemark::consumers
