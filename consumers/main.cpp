@@ -304,6 +304,13 @@ OperateOptions operate_options(const Options& options, const base::Shutdown& shu
     return operate;
 }
 
+std::vector<std::string> stream_names() {
+    std::vector<std::string> names;
+    for (const auto* projection : projections())
+        names.emplace_back(projection->stream().name);
+    return names;
+}
+
 int guarded(const std::function<int()>& command) {
     try {
         return command();
@@ -429,7 +436,7 @@ int main(int argc, char** argv) {
         };
     };
     const auto stream = [&](base::Settings& command) {
-        command.argument("stream", options.stream, true, "Stream, e.g. counters.");
+        command.argument("stream", options.stream, true, "Stream, e.g. counters.", stream_names());
         command.flag("json", options.json, "JSON instead of text.");
     };
     const auto timeout = [&](base::Settings& command) {
@@ -461,6 +468,8 @@ int main(int argc, char** argv) {
                          command.number("top", options.top, 0, 10'000,
                                         "Samples of each table, the biggest deltas first.");
                          command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ.");
+                         command.example("counters", "The candidate, or with several the one whose number is given.");
+                         command.example("counters 3 --json --top 100", "For programs: a hundred samples a table.");
                      });
     settings.command(
         "verify", "Count a generation's log again, a second way, and compare every row; exit 1 when any differs",
@@ -475,6 +484,9 @@ int main(int argc, char** argv) {
                           "What may stand in memory at once; the log is read as often as it takes.");
             command.duration("timeout", options.timeout, milliseconds(1'000), milliseconds(3'600'000),
                              "How long to wait for a record that has to be there.");
+            command.example("counters --deep",
+                            "The live tables: which rows differ, and where in the log they come from.");
+            command.example("counters 2 --memory 256MiB", "Before generation 2 is promoted, in little memory.");
         });
     settings.command(
         "promote", "Make the candidate the generation that is read", operate(promote), [&](base::Settings& command) {
@@ -483,6 +495,8 @@ int main(int argc, char** argv) {
             timeout(command);
             command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ; more are refused.");
             command.flag("accept-diff", options.accept_diff, "Do not compare.");
+            command.example("counters", "Only if both generations say the same.");
+            command.example("counters 3 --accept-diff", "A changed fold, whose differences diff has shown.");
         });
     settings.command("rollback", "Go back to the generation that was read before", operate(roll_back),
                      [&](base::Settings& command) {
@@ -491,7 +505,7 @@ int main(int argc, char** argv) {
                      });
     settings.command("drop", "Remove a generation that is not the live one, and what a replay of it has done",
                      operate(drop), [&](base::Settings& command) {
-                         command.argument("stream", options.stream, true, "Stream, e.g. counters.");
+                         command.argument("stream", options.stream, true, "Stream, e.g. counters.", stream_names());
                          generation(command, true);
                      });
     const auto letter = [&](base::Settings& command) {
@@ -508,6 +522,8 @@ int main(int argc, char** argv) {
                      operate(show_dead_letters), [&](base::Settings& command) {
                          letter(command);
                          command.number("top", options.top, 0, 10'000, "So many of the newest.");
+                         command.example("counters", "How many for which reason, and the newest.");
+                         command.example("counters 2:1834", "Partition 2, offset 1834, whole.");
                      });
     const auto decision = [&](base::Settings& command) {
         letter(command);
@@ -521,10 +537,14 @@ int main(int argc, char** argv) {
                          decision(command);
                          command.text("edit", options.edit,
                                       "File with what to judge in place of the letter's value; its key stays.");
+                         command.example("counters 2:1834 --edit mended.json", "One, as it should have been.");
+                         command.example("counters --reason refused_by_database --dry-run",
+                                         "Which ones that would be.");
                      });
     settings.command("discard", "Leave dead letters be for good", operate(discard), [&](base::Settings& command) {
         decision(command);
         command.text("note", options.note, "Why.");
+        command.example("counters 2:1834 --note \"a load test of ours\"", "One, for good.");
         command.check([&] {
             if (options.note.size() <= schemas::dead_letter::kMaxNoteBytes) return std::vector<std::string>{};
             return std::vector<std::string>{"note: more than 2000 bytes"};

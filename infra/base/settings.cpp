@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -180,8 +181,9 @@ struct Option {
     std::string name;
     std::string command;  ///< empty: belongs to all of them
     std::string help;
-    std::string shape;   ///< what stands after the flag in --help; empty for a switch
-    std::string limits;  ///< a sentence on the values; empty: anything
+    std::string shape;                 ///< what stands after the flag in --help; empty for a switch
+    std::string limits;                ///< a sentence on the values; empty: anything
+    std::vector<std::string> choices;  ///< empty: not of a few
     bool is_secret = false;
     bool is_quoted = true;  ///< in TOML
     /// Sets the target, or says what is wrong with the text.
@@ -200,6 +202,7 @@ struct Argument {
     std::string help;
     std::string* target = nullptr;
     bool required = false;
+    std::vector<std::string> offered;
 };
 
 struct Rule {
@@ -212,12 +215,17 @@ struct Command {
     std::string help;
     std::function<int()> run;
     std::vector<Argument> arguments;
+    struct Example {
+        std::string arguments;
+        std::string what;
+    };
+    std::vector<Example> examples;
 };
 
 /// Names that every program has besides its own options.
 bool is_taken(std::string_view name) {
-    constexpr std::array<std::string_view, 5> kTaken = {"config", "check-config", "version", "help",
-                                                        "print-settings-example"};
+    constexpr std::array<std::string_view, 6> kTaken = {"config", "check-config",           "version",
+                                                        "help",   "print-settings-example", "print-completion"};
     return std::find(kTaken.begin(), kTaken.end(), name) != kTaken.end();
 }
 
@@ -236,6 +244,7 @@ struct CommandLine {
     bool version = false;
     bool check = false;
     bool example = false;
+    bool completion = false;
 };
 
 }  // namespace
@@ -271,6 +280,7 @@ struct Settings::State {
     [[nodiscard]] std::string help_on(const Option& option) const;
     [[nodiscard]] std::string in_force(const std::string& command) const;
     [[nodiscard]] std::string example() const;
+    [[nodiscard]] std::string completion() const;
     void complain(const std::string& subject, const std::string& what) { violations.push_back(subject + ": " + what); }
     [[nodiscard]] int report() const;
 };
@@ -361,6 +371,7 @@ CommandLine Settings::State::read_command_line(int argc, const char* const* argv
     auto* version_flag = app.add_flag("--version");
     auto* check_flag = app.add_flag("--check-config");
     auto* example_flag = app.add_flag("--print-settings-example");
+    auto* completion_flag = app.add_flag("--print-completion");
     std::map<std::string, CLI::Option*> known;
     for (const auto& name : known_names()) {
         const auto* option = find(name);
@@ -388,6 +399,7 @@ CommandLine Settings::State::read_command_line(int argc, const char* const* argv
     line.version = version_flag->count() > 0;
     line.check = check_flag->count() > 0;
     line.example = example_flag->count() > 0;
+    line.completion = completion_flag->count() > 0;
     const auto chosen = app.get_subcommands();
     if (!chosen.empty()) {
         line.command = chosen.front()->get_name();
@@ -404,7 +416,7 @@ CommandLine Settings::State::read_command_line(int argc, const char* const* argv
             const auto* given = positional[command.name][i];
             if (given->count() > 0) {
                 *argument.target = given->results().back();
-            } else if (argument.required && !line.help) {
+            } else if (argument.required && !line.help && !line.example && !line.completion) {
                 complain(argument.name, "is missing; write " + program + " " + command.name + " " + argument.name);
             }
         }
@@ -587,6 +599,11 @@ std::string Settings::State::help(const std::string& command_name) const {
         for (const auto& argument : command->arguments)
             out += "  " + argument.name + "\n" + wrapped(argument.help, 8);
     }
+    if (command != nullptr && !command->examples.empty()) {
+        out += "\nExamples\n";
+        for (const auto& one : command->examples)
+            out += "  " + program + " " + command->name + " " + one.arguments + "\n" + wrapped(one.what, 8);
+    }
     if (is_default && !commands.empty()) {
         out += "\nCommands (each with --help)\n";
         for (const auto& each : commands) {
@@ -606,7 +623,10 @@ std::string Settings::State::help(const std::string& command_name) const {
         "\nAlways there\n"
         "  --config FILE\n        Settings file in TOML; its keys are the options' names (TIDEMARK_CONFIG)\n"
         "  --check-config\n        Print the settings in force and where each comes from, without running\n"
-        "  --version, --help\n\n"
+        "  --version, --help\n"
+        "  --print-completion\n        Print what completes all this in bash: source <(" +
+        program +
+        " --print-completion)\n\n"
         "A flag wins over the environment, that over the file, that over the default.\n";
     return out;
 }
@@ -659,6 +679,84 @@ std::string Settings::State::example() const {
     for (const auto& command : commands)
         section("only for " + program + " " + command.name, command.name);
     return out;
+}
+
+// For bash: the commands and what belongs to each. Names of options, commands and choices have nothing in them that a
+// shell would take for more than itself.
+std::string Settings::State::completion() const {
+    const auto joined = [](const std::vector<std::string>& words) {
+        std::string all;
+        for (const auto& word : words)
+            all += (all.empty() ? "" : " ") + word;
+        return all;
+    };
+    const auto offer = [&](const std::vector<std::string>& words) {
+        return "COMPREPLY=($(compgen -W '" + joined(words) + "' -- \"$current\"))";
+    };
+    const auto options_of = [&](const std::string& command) {
+        std::vector<std::string> words = {"--config", "--check-config", "--help", "--version"};
+        for (const auto& option : options) {
+            if (!concerns(option, command)) continue;
+            words.push_back("--" + option.name);
+            if (option.is_secret) words.push_back("--" + option.name + "-file");
+        }
+        return words;
+    };
+    std::string function = "_" + program;
+    std::replace(function.begin(), function.end(), '-', '_');
+    std::string out = "# Completion of " + program +
+                      " for bash; zsh takes it after `autoload -U bashcompinit && bashcompinit`.\n" + function +
+                      "() {\n    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}\n"
+                      "    local word command='' arguments=0 value=''\n";
+    std::vector<std::string> names;
+    for (const auto& command : commands)
+        names.push_back(command.name);
+    std::vector<std::string> with_value = {"--config"};
+    std::string chosen;
+    std::set<std::string> told;
+    for (const auto& option : options) {
+        if (option.is_secret) with_value.push_back("--" + option.name + "-file");
+        if (option.is_switch() || !told.insert(option.name).second) continue;
+        with_value.push_back("--" + option.name);
+        if (!option.choices.empty())
+            chosen += "        --" + option.name + ") " + offer(option.choices) + "; return ;;\n";
+    }
+    std::string patterns = joined(with_value);
+    std::replace(patterns.begin(), patterns.end(), ' ', '|');
+    // How far the words before the cursor have come: the command, and how many of its arguments stand there.
+    out +=
+        "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+        "        if [[ -n $value ]]; then value=''; continue; fi\n"
+        "        case $word in\n"
+        "        " +
+        patterns +
+        ") value=1 ;;\n"
+        "        -*) ;;\n"
+        "        *) if [[ -z $command ]]; then command=$word; else arguments=$((arguments + 1)); fi ;;\n"
+        "        esac\n"
+        "    done\n"
+        "    if [[ -n $value ]]; then\n"
+        "        case $previous in\n" +
+        chosen +
+        "        *) COMPREPLY=($(compgen -f -- \"$current\")); return ;;\n"
+        "        esac\n"
+        "    fi\n"
+        "    case $command in\n"
+        "    '')\n"
+        "        if [[ $current == -* ]]; then " +
+        offer(options_of(commands.empty() ? "" : commands.front().name)) + "; else " + offer(names) + "; fi ;;\n";
+    for (const auto& command : commands) {
+        out += "    " + command.name + ")\n        if [[ $current == -* ]]; then " + offer(options_of(command.name)) +
+               "; return; fi\n"
+               "        case $arguments in\n";
+        for (std::size_t n = 0; n < command.arguments.size(); ++n) {
+            const auto& offered = command.arguments[n].offered;
+            out += "        " + std::to_string(n) + ") " +
+                   (offered.empty() ? "COMPREPLY=($(compgen -f -- \"$current\"))" : offer(offered)) + " ;;\n";
+        }
+        out += "        esac ;;\n";
+    }
+    return out + "    esac\n}\ncomplete -o filenames -F " + function + " " + program + "\n";
 }
 
 int Settings::State::report() const {
@@ -792,6 +890,7 @@ void Settings::choice(std::string_view name, std::string& target, std::vector<st
         listed += (listed.empty() ? "" : ", ") + value;
     }
     option.limits = "One of " + listed + ".";
+    option.choices = values;
     option.assign = [&target, values = std::move(values),
                      listed](const std::string& value) -> std::optional<std::string> {
         if (std::find(values.begin(), values.end(), value) == values.end()) {
@@ -815,16 +914,23 @@ void Settings::command(std::string_view name, std::string_view help, std::functi
                        const std::function<void(Settings&)>& configure) {
     if (!state_->configuring.empty()) throw std::logic_error("a command inside a command: " + std::string(name));
     if (state_->find_command(name) != nullptr) throw std::logic_error("command declared twice: " + std::string(name));
-    state_->commands.push_back({std::string(name), std::string(help), std::move(run), {}});
+    state_->commands.push_back({std::string(name), std::string(help), std::move(run), {}, {}});
     if (!configure) return;
     state_->configuring = name;
     configure(*this);
     state_->configuring.clear();
 }
 
-void Settings::argument(std::string_view name, std::string& target, bool required, std::string_view help) {
+void Settings::argument(std::string_view name, std::string& target, bool required, std::string_view help,
+                        std::vector<std::string> offered) {
     if (state_->configuring.empty()) throw std::logic_error("an argument belongs to a command: " + std::string(name));
-    state_->commands.back().arguments.push_back({std::string(name), std::string(help), &target, required});
+    state_->commands.back().arguments.push_back(
+        {std::string(name), std::string(help), &target, required, std::move(offered)});
+}
+
+void Settings::example(std::string_view arguments, std::string_view what) {
+    if (state_->configuring.empty()) throw std::logic_error("an example belongs to a command");
+    state_->commands.back().examples.push_back({std::string(arguments), std::string(what)});
 }
 
 void Settings::check(std::function<std::vector<std::string>()> rule) {
@@ -847,6 +953,7 @@ int Settings::run(int argc, const char* const* argv) {
                      std::string(built()) + ")\n");
     }
     if (line.example) return print(state.example());
+    if (line.completion) return print(state.completion());
 
     for (const auto& [name, value] : line.values) {
         if (name == "config") continue;

@@ -14,8 +14,9 @@ namespace tidemark::base {
 /// A program's command line, environment and settings file. An option `flush-interval` is the flag --flush-interval,
 /// the variable TIDEMARK_FLUSH_INTERVAL and the TOML key flush-interval; the flag wins over the variable, that over the
 /// file, that over the default standing in the target. Every program has --config FILE, --check-config (print redacted,
-/// check, exit), --version, --help. Unknown flags, TOML keys and TIDEMARK_* variables of no option of the program, and
-/// impossible values are collected and printed all at once; the parse then ends in exit code 2.
+/// check, exit), --version, --help, and --print-completion for bash. Unknown flags, TOML keys and TIDEMARK_* variables
+/// of no option of the program, and impossible values are collected and printed all at once; the parse then ends in
+/// exit code 2.
 class Settings {
 public:
     Settings(std::string program, std::string description);
@@ -42,8 +43,11 @@ public:
     /// is the default when none is named. `run` gets called by run().
     void command(std::string_view name, std::string_view help, std::function<int()> run,
                  const std::function<void(Settings&)>& configure = {});
-    /// Positional argument of the command being configured.
-    void argument(std::string_view name, std::string& target, bool required, std::string_view help);
+    /// Positional argument of the command being configured. `offered`: what completion offers; others may be given.
+    void argument(std::string_view name, std::string& target, bool required, std::string_view help,
+                  std::vector<std::string> offered = {});
+    /// A line for the help of the command being configured: what stands behind the command's name, and what it does.
+    void example(std::string_view arguments, std::string_view what);
 
     /// Adds a check over several options, run after parsing; the violations it returns are printed with the others.
     void check(std::function<std::vector<std::string>()> rule);

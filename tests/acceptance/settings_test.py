@@ -19,3 +19,28 @@ def test_the_example_names_every_setting_of_the_program_with_its_default(program
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert example.read_text() == printed, f"refresh it: {program} --print-settings-example > {example}"
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "offered"),
+    [
+        ("tidemark-consumer", ["re"], {"replay", "redrive"}),
+        ("tidemark-consumer", ["run", "--log-level", ""], {"debug", "info"}),
+        ("tidemark-consumer", ["--log-level", "info", "diff", "--m"], {"--max-diff"}),
+        ("tidemark-consumer", ["verify", ""], {"counters", "vehicles"}),
+        ("tidemark-consumer", ["run", "--dr"], set()),
+        ("tidemark-producer", ["import", "exam"], {"example.ndjson"}),
+        ("tidemark-api", ["serve", "--config", "exam"], {"example.ndjson"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(
+    program: str, words: list[str], offered: set[str], build: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "example.ndjson").touch()
+    script = (
+        'source <("$1" --print-completion) && COMP_WORDS=("${@:2}") && COMP_CWORD=$(($# - 2))'
+        f' && _{program.replace("-", "_")} && printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    command = ["bash", "-euc", script, "bash", build / FOLDERS[program] / program, program, *words]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert set(printed.split()) == offered

@@ -428,6 +428,24 @@ TEST_CASE("--help lists the commands and each option with its default and variab
     }
 }
 
+TEST_CASE("a command's examples stand in its help, ready to be copied") {
+    Program program;
+    std::string file;
+    const auto more = [&](Settings& settings) {
+        settings.command(
+            "import", "Takes a file.", [] { return 0; },
+            [&](Settings& command) {
+                command.argument("FILE", file, true, "The file.");
+                command.example("events.ndjson", "Take this one.");
+            });
+    };
+    program.run({"import", "--help"}, {}, more);
+    CHECK(program.out.find("\nExamples\n  tidemark-test import events.ndjson\n        Take this one.\n") !=
+          std::string::npos);
+    program.run({"run", "--help"}, {}, more);
+    CHECK(program.out.find("Examples") == std::string::npos);
+}
+
 TEST_CASE("--version names program, version and commit") {
     Program program;
     CHECK(program.run({"--version"}).code == 0);
