@@ -34,7 +34,7 @@ _writes = {
     "/vehicles/{id}/states": ("POST", {"state": "sold", "occurredAt": "2022-09-12T12:41:41Z"}),
 }
 _named = ["/problems/{name}", "/generations/{stream}"]
-_plain = ["/status", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json", "/", "/docs"]
+_plain = ["/status", "/audit", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json", "/", "/docs"]
 
 
 class _Description:
