@@ -13,9 +13,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <sstream>
@@ -31,7 +33,7 @@ namespace {
 
 using Offsets = std::vector<std::int64_t>;
 
-// Between two comparisons with what the flushes say, and between two looks at whether another instance still audits.
+// Between two comparisons with what the flushes say.
 constexpr milliseconds kRound{1'000};
 
 // Reading goes on no longer without telling how far it is.
@@ -44,14 +46,28 @@ constexpr std::chrono::seconds kSilence{60};
 constexpr std::size_t kMostHeld = 50'000;
 constexpr std::size_t kMostHeldBytes = std::size_t{32} << 20;
 
-// For naming the rows that differ, which is another reading of the log: at most once in this time while they do.
-constexpr std::int64_t kVerifyMemory = std::int64_t{64} << 20;
+// Naming the rows that differ is more readings of the log, this many at most, and once in this time while they do.
+constexpr std::int64_t kVerifyMemory = std::int64_t{256} << 20;
+constexpr std::size_t kVerifyPasses = 4;
 constexpr std::chrono::hours kVerifyAgain{1};
+
+// The log is read from its start again for it.
+constexpr std::chrono::hours kMemoryAgain{1};
+
+// Whoever has the turn says so this often, or is not heard of any more, and the server takes it away.
+constexpr std::chrono::seconds kBeat{2};
+constexpr std::chrono::seconds kTurnKept{10};
 
 // Adding up the tables is to take a fiftieth of one server process at most.
 constexpr int kRestPerSum = 50;
 
 constexpr pg::Statement kLock{"audit_lock", "select pg_try_advisory_lock(hashtext('tidemark.audits'), hashtext($1))"};
+
+constexpr pg::Statement kBeatStatement{"audit_beat", R"(
+update tidemark.audits set heartbeat_at = now() where stream = $1 and instance = $2)"};
+
+constexpr pg::Statement kLast{"audit_last", R"(
+select state, detail, findings from tidemark.audits where stream = $1 and generation = $2)"};
 
 constexpr pg::Statement kPublish{"audit_publish", R"(
 insert into tidemark.audits as a (stream, instance, generation, state, detail, next_offsets, behind, digest, log_at, tables_at,
@@ -73,8 +89,64 @@ pg::SessionOptions session() {
 struct Standing {
     Offsets first;
     Offsets next;
-    std::vector<Recount::Tally> tallies;
-    Offsets gaps;
+    struct Said {
+        std::string what;
+        std::string value;
+    };
+    std::vector<std::vector<Said>> of_partition;
+    std::string wrong;  // not empty: there is no such vector
+};
+
+// More is to be remembered of the log than it may take.
+struct TooMuch {
+    std::string what;
+};
+
+// The right to audit a stream, kept by a session that does nothing else. A stopped process loses it.
+class Turn {
+public:
+    Turn(const Auditor::Options& options, std::string_view stream)
+        : stream_(stream), instance_(options.instance), connection_(options.dsn, beat_session()) {
+        connection_.run_script("set idle_session_timeout = '" + std::to_string(kTurnKept.count()) + "s'");
+        pg::Params params;
+        params.add(stream_);
+        is_mine_ = connection_.run(kLock, params).boolean(0, 0);
+        if (is_mine_) thread_ = std::thread([this] { keep(); });
+    }
+    ~Turn() {
+        stop_.request();
+        if (thread_.joinable()) thread_.join();
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+    [[nodiscard]] bool is_mine() const noexcept { return is_mine_; }
+
+private:
+    static pg::SessionOptions beat_session() {
+        pg::SessionOptions session;
+        session.application_name = "tidemark-consumer audit turn";
+        return session;
+    }
+
+    void keep() {
+        pg::Params params;
+        params.add(stream_).add(instance_);
+        try {
+            while (!stop_.wait_for(kBeat))
+                connection_.run(kBeatStatement, params);
+        } catch (const std::exception& error) {
+            base::log::warn("audit_turn_lost", {{"stream", stream_}, {"error", error.what()}});
+        }
+        is_mine_ = false;
+    }
+
+    std::string stream_;
+    std::string instance_;
+    pg::Connection connection_;
+    std::atomic<bool> is_mine_{false};
+    base::Stop stop_;
+    std::thread thread_;
 };
 
 std::string join(const std::vector<std::string>& parts) {
@@ -107,7 +179,7 @@ public:
 
     /// Takes what is below `ends`, for some time; whether that was all.
     bool advance(const Offsets& ends, const base::Stop& stop) {
-        if (!log_) start();
+        if (!log_ || !reads_all_) start(nullptr);
         const auto until = steady_clock::now() + kSlice;
         std::size_t open = 0;
         for (std::size_t n = 0; n < ends.size(); ++n) {
@@ -120,24 +192,32 @@ public:
         }
         while (open > 0) {
             if (stop.requested() || steady_clock::now() >= until) break;
+            if (const auto bytes = recount_.remembered_bytes(); bytes > options_.memory) {
+                throw TooMuch{"the identities of a day and the open dead letters take more than " +
+                              std::to_string(options_.memory >> 20) + " MiB: give --audit-memory more"};
+            }
             for (int polls = 0; open > 0 && polls < 1'000; ++polls) {
                 auto polled = log_->poll(polls == 0 ? milliseconds(100) : milliseconds(0));
                 if (auto* record = std::get_if<kafka::Record>(&polled)) {
                     const auto n = static_cast<std::size_t>(record->partition);
                     if (record->offset < known_[n]) continue;
-                    open -= reached(n, record->offset + 1, ends) ? 1 : 0;
+                    const auto next = record->offset + 1;
+                    is_torn_ = true;
                     if (record->offset < ends[n]) {
                         recount_.take(*record);
                     } else {
                         hold(n, std::move(*record));
                     }
+                    open -= reached(n, next, ends) ? 1 : 0;
+                    is_torn_ = false;
                 } else if (const auto* end = std::get_if<kafka::EndOfPartition>(&polled)) {
                     open -= reached(static_cast<std::size_t>(end->partition), end->offset, ends) ? 1 : 0;
                 } else {
                     break;
                 }
             }
-            if (held_count_ > kMostHeld || held_bytes_ > kMostHeldBytes) start();
+            // Those that are there already are left alone until they are wanted.
+            if (held_count_ > kMostHeld || held_bytes_ > kMostHeldBytes) start(&ends);
         }
         taken_.resize(ends.size());
         for (std::size_t n = 0; n < ends.size(); ++n)
@@ -146,15 +226,24 @@ public:
         return open == 0;
     }
 
-    /// After an error of the client: it starts anew where it was.
-    void interrupt() { log_.reset(); }
+    /// After an error: the client starts anew where it was. False: not even that is known.
+    bool interrupt() {
+        forget_held();
+        log_.reset();
+        return !is_torn_;
+    }
+    /// Of the records taken, those that had been refused by the database.
+    [[nodiscard]] std::int64_t refused() const noexcept { return refused_; }
+    void refused(schemas::Position position) {
+        if (recount_.refused(position)) ++refused_;
+    }
 
 private:
     // Whether this partition comes to its end by that.
     bool reached(std::size_t n, std::int64_t offset, const Offsets& ends) {
         const bool was_open = known_[n] < ends[n];
         known_[n] = std::max(known_[n], offset);
-        heard_ = steady_clock::now();
+        if (was_open) heard_ = steady_clock::now();
         return was_open && known_[n] >= ends[n];
     }
 
@@ -168,15 +257,23 @@ private:
         held_bytes_ -= record.bytes();
     }
 
-    // Reads on from what was taken, or is not held any more.
-    void start() {
-        std::vector<kafka::Start> starts;
+    // What is held has to be fetched again.
+    void forget_held() {
         for (std::size_t n = 0; n < known_.size(); ++n) {
             if (!held_[n].empty()) known_[n] = held_[n].front().offset;
             held_[n].clear();
-            starts.push_back({static_cast<std::int32_t>(n), known_[n]});
         }
         held_count_ = held_bytes_ = 0;
+    }
+
+    // Reads on from there; of `only`, those partitions that have not come so far.
+    void start(const Offsets* only) {
+        forget_held();
+        std::vector<kafka::Start> starts;
+        for (std::size_t n = 0; n < known_.size(); ++n) {
+            if (only == nullptr || known_[n] < (*only)[n]) starts.push_back({static_cast<std::int32_t>(n), known_[n]});
+        }
+        reads_all_ = only == nullptr;
         if (!log_) {
             kafka::ConsumerOptions reading;
             reading.brokers = options_.brokers;
@@ -207,11 +304,14 @@ private:
     Offsets first_;
     Offsets known_;  // by partition: all below was polled
     Offsets taken_;  // and all below this was counted; empty: nothing yet
-    std::vector<std::deque<kafka::Record>> held_;
-    std::size_t held_count_ = 0;
-    std::size_t held_bytes_ = 0;
+    std::int64_t refused_ = 0;
+    bool is_torn_ = false;  // in the midst of a record
+    bool reads_all_ = false;
     steady_clock::time_point heard_{};
     std::unique_ptr<kafka::Consumer> log_;
+    std::vector<std::deque<kafka::Record>> held_;  // goes before its client
+    std::size_t held_count_ = 0;
+    std::size_t held_bytes_ = 0;
 };
 
 }  // namespace
@@ -223,33 +323,27 @@ public:
 
     // Until told to stop. Throws what its connection and the broker's client throw.
     void serve() {
+        const Turn turn(options_, auditor_.projection_.stream().name);
+        if (!turn.is_mine()) {
+            // Another instance is at it, and what it says counts.
+            forget();
+            stop_.wait_for(kBeat);
+            return;
+        }
         pg::Connection connection(options_.dsn, session());
         connection.run_script("set client_connection_check_interval = '1s'");
-        while (!lock(connection)) {
-            // Another instance is at it. What was read is of no use until it goes, and then it is far behind.
-            reading_.reset();
-            auditor_.behind_.set(0);
-            auditor_.differs_.set(0);
-            if (stop_.wait_for(kRound)) return;
-        }
-        do {
+        while (!stop_.requested() && turn.is_mine()) {
             const auto began = steady_clock::now();
             const bool caught_up = round(connection);
             stop_.wait_for(caught_up ? kRound - (steady_clock::now() - began) : milliseconds(0));
-        } while (!stop_.requested());
+        }
     }
 
     void interrupt() {
-        if (reading_) reading_->interrupt();
+        if (reading_ && !reading_->interrupt()) forget_reading();
     }
 
 private:
-    bool lock(pg::Connection& connection) const {
-        pg::Params params;
-        params.add(auditor_.projection_.stream().name);
-        return connection.run(kLock, params).boolean(0, 0);
-    }
-
     // Whether it is where the tables were.
     bool round(pg::Connection& connection) {
         const auto live = find_live(connection, auditor_.projection_);
@@ -257,18 +351,16 @@ private:
             forget();
             return true;
         }
-        if (generation_ != live->target.generation) {
-            generation_ = live->target.generation;
-            pending_.reset();
-            sum_at_.reset();
-            log_at_.reset();
-            tables_at_.reset();
-            log_differs_.clear();
-            tables_differ_.clear();
-            findings_.reset();
-        }
+        if (generation_ != live->target.generation) enter(connection, *live);
         if (!pending_) pending_ = look(connection, *live);
         if (!pending_) return true;  // swapped at this moment
+        sum(connection, *live);
+        if (!pending_->wrong.empty()) {
+            log_differs_ = pending_->wrong;
+            publish(connection, *live);
+            pending_.reset();
+            return true;
+        }
         if (reading_ && !reading_->leads_to(live->target, *pending_)) forget_reading();
         if (!refusal_.empty() && steady_clock::now() < try_again_at_) {
             publish(connection, *live);
@@ -285,23 +377,53 @@ private:
                 return false;
             }
         } catch (const Refused& refused) {
-            refusal_ = refused.what();
-            try_again_at_ = steady_clock::now() + kSilence;
-            forget_reading();
-            publish(connection, *live);
-            pending_.reset();
+            refuse(connection, *live, refused.what(), kSilence);
+            return true;
+        } catch (const TooMuch& too_much) {
+            refuse(connection, *live, too_much.what, kMemoryAgain);
             return true;
         }
         compare();
-        sum(connection, *live);
+        if (log_differs_.empty() && tables_differ_.empty()) findings_.reset();
         publish(connection, *live);
         if (!log_differs_.empty() || !tables_differ_.empty()) explain(connection, *live);
         pending_.reset();
         return true;
     }
 
+    // What was found of this generation before, by whomever, holds until it is looked at again.
+    void enter(pg::Connection& connection, const Generation& live) {
+        generation_ = live.target.generation;
+        pending_.reset();
+        sum_at_.reset();
+        log_at_.reset();
+        tables_at_.reset();
+        log_differs_.clear();
+        tables_differ_.clear();
+        findings_.reset();
+        pg::Params params;
+        params.add(live.target.projection->stream().name).add(std::int64_t{generation_});
+        const auto last = connection.run(kLast, params);
+        if (!last.empty() && last.text(0, 0) == "differs") {
+            log_differs_ = last.text(0, 1);
+            if (last.cell(0, 2)) findings_ = std::string(last.text(0, 2));
+        }
+        // The database may have refused other records here.
+        if (reading_ && (reading_->refused() > 0 || count_refused(connection, live) > 0)) reading_.reset();
+    }
+
+    void refuse(pg::Connection& connection, const Generation& live, std::string why, steady_clock::duration pause) {
+        refusal_ = std::move(why);
+        try_again_at_ = steady_clock::now() + pause;
+        reading_.reset();
+        log_at_.reset();
+        publish(connection, live);
+        pending_.reset();
+    }
+
     void forget() {
         forget_reading();
+        pending_.reset();
         generation_ = 0;
         refusal_.clear();
         auditor_.behind_.set(0);
@@ -313,29 +435,40 @@ private:
         log_differs_.clear();
     }
 
-    // Nullopt: the tables of this name are not those of the generation, or not any more.
-    static std::optional<Standing> look(pg::Connection& connection, const Generation& live) {
+    // Nullopt: the tables of this name are not those of the generation any more.
+    std::optional<Standing> look(pg::Connection& connection, const Generation& live) const {
         const auto sql =
-            "select generation, partition, first_offset, next_offset, applied, duplicates, parked, gaps, digest::text, "
-            "(extract(epoch from log_time) * 1000000)::bigint from " +
+            "select generation, partition, first_offset, next_offset, applied::text, duplicates::text, parked::text, "
+            "gaps::text, digest::text, case when isfinite(log_time) then "
+            "(extract(epoch from log_time) * 1000000)::bigint::text else log_time::text end from " +
             pg::quote_identifier(live.schema, "offsets") + " order by partition";
         const auto rows = connection.run({"audit_offsets", sql.c_str()});
         Standing standing;
+        const auto partitions = static_cast<std::size_t>(live.target.partitions);
         for (std::size_t row = 0; row < rows.size(); ++row) {
-            if (rows.integer(row, 0) != live.target.generation) return std::nullopt;
-            if (rows.integer(row, 1) != static_cast<std::int64_t>(row)) break;
+            if (rows.integer(row, 0) != live.target.generation ||
+                rows.integer(row, 1) != static_cast<std::int64_t>(row))
+                break;
             standing.first.push_back(rows.integer(row, 2));
             standing.next.push_back(rows.integer(row, 3));
-            auto& tally = standing.tallies.emplace_back();
-            tally.applied = rows.integer(row, 4);
-            tally.duplicates = rows.integer(row, 5);
-            tally.parked = rows.integer(row, 6);
-            standing.gaps.push_back(rows.integer(row, 7));
-            tally.digest = std::stoull(std::string(rows.text(row, 8)));
-            tally.log_time = rows.integer(row, 9);
+            auto& said = standing.of_partition.emplace_back();
+            std::size_t column = 4;
+            for (const auto* what : {"applied", "duplicates", "parked", "gaps", "digest", "log time"})
+                said.push_back({what, std::string(rows.text(row, column++))});
         }
-        if (standing.next.size() != static_cast<std::size_t>(live.target.partitions)) return std::nullopt;
+        if (rows.size() == partitions && standing.next.size() == partitions) return standing;
+        const auto place = find_place(connection, auditor_.projection_, live.target.generation);
+        if (!place || place->schema != live.schema) return std::nullopt;
+        standing.first.assign(partitions, 0);
+        standing.next.assign(partitions, 0);
+        standing.wrong = "table offsets does not have one row of this generation for each partition";
         return standing;
+    }
+
+    std::int64_t count_refused(pg::Connection& connection, const Generation& live) const {
+        const auto sql = "select count(*) from " + pg::quote_identifier(live.schema, "dead_letters") +
+                         " where reason = '" + std::string(reason::kRefusedByDatabase) + "'";
+        return connection.run({"audit_count_refused", sql.c_str()}).integer(0, 0);
     }
 
     // Those between what was taken and what will be.
@@ -357,7 +490,7 @@ private:
         params.add(std::move(partitions)).add(std::move(first)).add(std::move(next));
         const auto rows = connection.run({"audit_refused", sql.c_str()}, params);
         for (std::size_t row = 0; row < rows.size(); ++row)
-            reading_->recount().refused({static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)});
+            reading_->refused({static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)});
     }
 
     // Both stand at the same offsets.
@@ -365,19 +498,16 @@ private:
         std::vector<std::string> wrong;
         for (std::size_t n = 0; n < pending_->next.size(); ++n) {
             const auto& counted = reading_->recount().tally(n);
-            const auto& said = pending_->tallies[n];
             const auto gaps = pending_->next[n] - pending_->first[n] - counted.records;
-            const auto check = [&](const char* what, const std::string& of_tables, const std::string& of_log) {
-                if (of_tables == of_log) return;
-                wrong.push_back("partition " + std::to_string(n) + " has " + what + ' ' + of_tables +
-                                ", its log says " + of_log);
-            };
-            check("applied", std::to_string(said.applied), std::to_string(counted.applied));
-            check("duplicates", std::to_string(said.duplicates), std::to_string(counted.duplicates));
-            check("parked", std::to_string(said.parked), std::to_string(counted.parked));
-            check("gaps", std::to_string(pending_->gaps[n]), std::to_string(gaps));
-            check("digest", std::to_string(said.digest), std::to_string(counted.digest));
-            check("log time", std::to_string(said.log_time), std::to_string(counted.log_time));
+            const std::string of_log[] = {std::to_string(counted.applied), std::to_string(counted.duplicates),
+                                          std::to_string(counted.parked),  std::to_string(gaps),
+                                          std::to_string(counted.digest),  std::to_string(counted.log_time)};
+            for (std::size_t place = 0; place < std::size(of_log); ++place) {
+                const auto& said = pending_->of_partition[n][place];
+                if (said.value == of_log[place]) continue;
+                wrong.push_back("partition " + std::to_string(n) + " has " + said.what + ' ' + said.value +
+                                ", its log says " + of_log[place]);
+            }
         }
         log_differs_ = join(wrong);
         log_at_ = base::SystemClock().now();
@@ -386,45 +516,53 @@ private:
     void sum(pg::Connection& connection, const Generation& live) {
         const auto began = steady_clock::now();
         if (sum_at_ && began < *sum_at_) return;
+        sum_at_ = began + options_.interval;
         const auto sql =
             "select generation, folded::text, stored::text from " + pg::quote_identifier(live.schema, "audit");
-        const auto rows = connection.run({"audit_sum", sql.c_str()});
-        const auto took = steady_clock::now() - began;
-        sum_at_ = steady_clock::now() + std::max<steady_clock::duration>(options_.interval, took * kRestPerSum);
-        if (rows.integer(0, 0) != live.target.generation) return;
-        tables_differ_ = rows.text(0, 1) == rows.text(0, 2) ? ""
-                                                            : "the rows add up to " + std::string(rows.text(0, 2)) +
-                                                                  ", the flushes to " + std::string(rows.text(0, 1));
+        std::string differ;
+        try {
+            const auto rows = connection.run({"audit_sum", sql.c_str()});
+            if (!rows.cell(0, 0) || rows.integer(0, 0) != live.target.generation) return;
+            if (rows.cell(0, 1) != rows.cell(0, 2)) {
+                differ = "the rows add up to " + std::string(rows.text(0, 2)) + ", the flushes to " +
+                         std::string(rows.text(0, 1));
+            }
+        } catch (const pg::Error& error) {
+            if (error.failure() != pg::Failure::data) throw;
+            differ = std::string("the rows cannot be added up: ") + error.what();
+        }
+        const auto ended = steady_clock::now();
+        sum_at_ = ended + std::max<steady_clock::duration>(options_.interval, (ended - began) * kRestPerSum);
+        tables_differ_ = std::move(differ);
         tables_at_ = base::SystemClock().now();
-        if (tables_differ_.empty() && log_differs_.empty()) findings_.reset();
     }
 
     // Names the rows; what is found stays until nothing differs any more.
     void explain(pg::Connection& connection, const Generation& live) {
-        if (findings_ && steady_clock::now() - explained_at_ < kVerifyAgain) return;
+        if (explained_ == live.target.generation && steady_clock::now() - explained_at_ < kVerifyAgain) return;
+        explained_ = live.target.generation;
+        explained_at_ = steady_clock::now();
+        const std::string stream(live.target.projection->stream().name);
         base::log::error("audit_differs",
-                         {{"stream", live.target.projection->stream().name},
-                          {"generation", std::int64_t{live.target.generation}},
+                         {{"stream", stream},
+                          {"generation", std::int64_t{generation_}},
                           {"detail", detail()},
-                          {"hint", "tidemark-consumer verify " + std::string(live.target.projection->stream().name) +
-                                       " --deep; then replay and promote"}});
+                          {"hint", "tidemark-consumer verify " + stream + " --deep; then replay, promote"}});
         VerifyOptions options;
-        options.owner_dsn = options_.dsn;
+        options.dsn = options_.dsn;
         options.brokers = options_.brokers;
         options.kafka_properties = options_.kafka_properties;
         options.memory = kVerifyMemory;
+        options.most_passes = kVerifyPasses;
         options.cancelled = [this] { return stop_.requested(); };
-        auto told = steady_clock::now();
-        options.on_progress = [&](const VerifyProgress&) {
-            if (steady_clock::now() - told < kRound) return;
-            told = steady_clock::now();
+        try {
+            std::ostringstream json;
+            write_diff(verify(options, live), DiffFormat::json, json);
+            findings_ = json.str();
             publish(connection, live);
-        };
-        std::ostringstream json;
-        write_diff(verify(options, live), DiffFormat::json, json);
-        findings_ = json.str();
-        explained_at_ = steady_clock::now();
-        publish(connection, live);
+        } catch (const std::exception& error) {
+            base::log::warn("audit_names_no_rows", {{"stream", stream}, {"error", error.what()}});
+        }
     }
 
     [[nodiscard]] std::string detail() const {
@@ -471,6 +609,7 @@ private:
     std::optional<base::Timestamp> tables_at_;
     std::optional<steady_clock::time_point> sum_at_;  // not before then
     std::optional<std::string> findings_;
+    int explained_ = 0;  // the generation
     steady_clock::time_point explained_at_{};
 };
 
@@ -495,12 +634,11 @@ void Auditor::run() {
     Work work(*this);
     base::Backoff backoff(kRound, kRound * 5, 1);
     while (!stop_.requested()) {
-        const auto began = steady_clock::now();
         try {
             work.serve();
+            backoff.reset();
         } catch (const std::exception& error) {
             if (stop_.requested()) return;
-            if (steady_clock::now() - began > std::chrono::minutes(1)) backoff.reset();
             base::log::warn("audit_interrupted", {{"stream", projection_.stream().name}, {"error", error.what()}});
             work.interrupt();
             stop_.wait_for(backoff.next());

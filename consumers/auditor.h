@@ -6,6 +6,7 @@
 #include "infra/base/stop.h"
 
 #include <chrono>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -27,6 +28,8 @@ public:
         std::string dsn;
         std::string instance;
         std::chrono::milliseconds interval{60'000};  ///< longer while adding up takes more than a fiftieth of it
+        /// For the identities of a day and the open dead letters; when they take more there is no audit for a while.
+        std::int64_t memory = std::int64_t{256} << 20;
     };
 
     /// `projection` and `metrics` must outlive it.

@@ -61,6 +61,7 @@ struct Options {
     milliseconds shutdown_timeout{10'000};
     milliseconds stuck_after{60'000};
     milliseconds audit_interval{60'000};
+    std::int64_t audit_memory = std::int64_t{256} << 20;
     bool migrate_first = false;
     bool json = false;
     bool csv = false;
@@ -255,10 +256,10 @@ int run(const Options& options) {
     std::vector<std::unique_ptr<Auditor>> auditors;
     for (const auto* projection : projections()) {
         if (options.audit_interval == milliseconds(0)) break;
-        auditors.push_back(
-            std::make_unique<Auditor>(Auditor::Options{options.brokers, kafka::read_properties(options.kafka_config),
-                                                       options.consumer_dsn, instance, options.audit_interval},
-                                      *projection, metrics));
+        auditors.push_back(std::make_unique<Auditor>(
+            Auditor::Options{options.brokers, kafka::read_properties(options.kafka_config), options.consumer_dsn,
+                             instance, options.audit_interval, options.audit_memory},
+            *projection, metrics));
     }
     {
         const auto processors = [&lanes] { return lanes.processors(); };
@@ -373,6 +374,9 @@ int main(int argc, char** argv) {
             command.duration("audit-interval", options.audit_interval, milliseconds(0), milliseconds(86'400'000),
                              "How often a stream's tables are added up, and compared with what its log says; one "
                              "consumer does it for all, and reads the log once more for it. 0: no audit.");
+            command.bytes("audit-memory", options.audit_memory, std::int64_t{1} << 20, std::int64_t{1} << 40,
+                          "What the audit of a stream may remember: the identities of a day and the dead letters that "
+                          "are open. When it needs more there is none for an hour.");
             command.flag("migrate", options.migrate_first, "Run migrate first.");
         });
     settings.command(

@@ -285,7 +285,7 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
                       ": see `tidemark-consumer generations " + options.stream + "`");
     }
     VerifyOptions verifying;
-    verifying.owner_dsn = options.owner_dsn;
+    verifying.dsn = options.owner_dsn;
     verifying.brokers = options.lane.brokers;
     verifying.kafka_properties = options.lane.kafka_properties;
     verifying.top = options.deep ? static_cast<std::size_t>(options.top) : 0;

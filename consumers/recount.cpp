@@ -100,6 +100,14 @@ void Recount::take(const kafka::Record& record) {
     }
 }
 
+std::int64_t Recount::remembered_bytes() const {
+    constexpr std::int64_t kBytesOfSight = 300;  // two texts, a node, and what the allocator adds
+    auto bytes = letter_bytes_;
+    for (const auto& partition : partitions_)
+        bytes += kBytesOfSight * static_cast<std::int64_t>(partition.sights.size());
+    return bytes;
+}
+
 Recount::Verdict Recount::judge(const kafka::Record& record, Partition& partition, std::string_view& reason) {
     const auto parked = [&](std::string_view why) {
         reason = why;

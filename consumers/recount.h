@@ -33,7 +33,8 @@ public:
 
     /// Only the database knows which values it refuses: dead letters of that reason are taken as given, and said before
     /// the record is taken.
-    void refused(schemas::Position position) { refused_.insert(position); }
+    /// False: it was known.
+    bool refused(schemas::Position position) { return refused_.insert(position).second; }
     /// The next record of its partition.
     void take(const kafka::Record& record);
     /// What a partition's records came to so far.
@@ -48,6 +49,8 @@ public:
     [[nodiscard]] const Tally& tally(std::size_t partition) const { return partitions_.at(partition).tally; }
     /// What it keeps of open dead letters, in every pass.
     [[nodiscard]] std::int64_t letter_bytes() const noexcept { return letter_bytes_; }
+    /// About what it keeps beside rows: of open dead letters, and the identities of a day.
+    [[nodiscard]] std::int64_t remembered_bytes() const;
     /// How many rows it holds so far.
     [[nodiscard]] std::int64_t size() const noexcept { return rows_.size(); }
     /// All rows, each partition having been taken from its `first` offset up to its `next`. To be called once.

@@ -406,7 +406,7 @@ Diff verify(const VerifyOptions& options, const Generation& generation, kafka::R
     const auto number = std::to_string(target.generation);
     while (!std::holds_alternative<kafka::Assigned>(log.poll(kLook))) {
     }
-    pg::Connection connection(options.owner_dsn, session(options));
+    pg::Connection connection(options.dsn, session(options));
     connection.run_script("set client_connection_check_interval = '1s'");
     // A name is looked up in every statement, in a snapshot too: the tables behind it may become another generation's.
     const auto place = find_place(connection, *target.projection, target.generation);
@@ -438,6 +438,10 @@ Diff verify(const VerifyOptions& options, const Generation& generation, kafka::R
     try {
         for (auto passes = 1 + count_rows(generation, connection) / most_rows;; passes *= 2) {
             try {
+                if (options.most_passes > 0 && passes > static_cast<std::int64_t>(options.most_passes)) {
+                    throw Refused("the log would have to be read " + std::to_string(passes) +
+                                  " times: give verify more --memory");
+                }
                 run(static_cast<std::size_t>(passes));
                 return diff;
             } catch (const TooManyRows&) {

@@ -19,12 +19,14 @@ struct VerifyProgress {
 };
 
 struct VerifyOptions {
-    std::string owner_dsn;
+    std::string dsn;
     std::string brokers;
     std::map<std::string, std::string> kafka_properties;
     std::size_t top = 10;  ///< samples of each table at most
     /// About how much of what the tables have to hold stands in memory at once. The log is read as often as it takes.
     std::int64_t memory = std::int64_t{1} << 30;
+    /// More is refused; 0: any number.
+    std::size_t most_passes = 0;
     std::chrono::milliseconds timeout{30'000};  ///< without a record that is still to be read
     std::function<bool()> cancelled = [] { return false; };
     std::function<void(const VerifyProgress&)> on_progress = [](const VerifyProgress&) {};

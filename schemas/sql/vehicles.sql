@@ -71,9 +71,12 @@ create view audit as
 select (select max(generation) from offsets)::integer               as generation,
        (select mod(sum(digest), 18446744073709551616) from offsets) as folded,
        (select mod(mod(coalesce(sum(('x' || encode(substr(sha256(convert_to(
-                   concat_ws(' ', h.vehicle_id, (extract(epoch from h.occurred_at) * 1000000)::bigint, h."offset", h.partition,
-                             (extract(epoch from h.recorded_at) * 1000000)::bigint,
-                             case h.kind when 'registered' then octet_length(h.make) || ' ' || h.make || h.model else h.state end),
+                   concat_ws(' ', h.vehicle_id,
+                             case when isfinite(h.occurred_at) then (extract(epoch from h.occurred_at) * 1000000)::bigint end,
+                             h."offset", h.partition,
+                             case when isfinite(h.recorded_at) then (extract(epoch from h.recorded_at) * 1000000)::bigint end,
+                             case h.kind when 'registered' then octet_length(convert_to(h.make, 'UTF8')) || ' ' || h.make || h.model
+                                         else h.state end),
                    'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0), 18446744073709551616) + 18446744073709551616,
                    18446744073709551616)
         from history h) as stored;

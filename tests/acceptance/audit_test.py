@@ -93,6 +93,8 @@ def test_an_audit_reaches_the_end_of_the_log_and_finds_it_equal(own: Tidemark) -
         ("counters", "update counters.offsets set applied = applied - 1, gaps = gaps + 1 where partition = 2", "applied", {"partition": "2"}),
         ("counters", "update counters.offsets set digest = digest + 1 where partition = 1", "digest", {"partition": "1"}),
         ("vehicles", "update vehicles.history set state = 'sold' where vehicle_id = 2 and state = 'quoted'", "add up", {"vehicle_id": "2"}),
+        ("vehicles", "update vehicles.history set occurred_at = 'infinity' where vehicle_id = 3 and kind = 'registered'", "add up", {"vehicle_id": "3"}),
+        ("counters", "update counters.offsets set digest = 'NaN' where partition = 3", "digest NaN", {"partition": "3"}),
     ],
 )  # fmt: skip
 def test_what_was_changed_by_hand_is_found_named_and_mended(
@@ -139,9 +141,10 @@ def test_another_consumer_goes_on_when_the_auditor_dies(own: Tidemark) -> None:
 
 
 def test_no_audit_finds_a_difference_in_live_tables_under_load_and_swaps(own: Tidemark) -> None:
-    own.start_consumer(**_soon)
+    consumer = own.start_consumer(**_soon)
     api = own.start_api()
-    _await(api, "equal")
+    for stream in ("counters", "vehicles"):
+        _await(api, "equal", stream)
     ended = threading.Event()
     outcomes: list[dict[str, Any]] = []
 
@@ -166,7 +169,9 @@ def test_no_audit_finds_a_difference_in_live_tables_under_load_and_swaps(own: Ti
         thread.join()
     own.settle("counters")
     _await(api, "equal", nextOffsets=_ends(own))
+    # Right after a swap nobody has audited what is live now.
     assert {one["outcome"] for one in outcomes} <= {"equal", "reading", "unaudited"}
+    assert not consumer.events("audit_interrupted")
     assert len({str(one.get("nextOffsets")) for one in outcomes}) > 5, "it did not follow"
 
 
@@ -197,4 +202,69 @@ def test_a_log_whose_start_is_gone_cannot_be_audited(own: Tidemark, tmp_path: Pa
     consumer.start()
     found = _await(api, "refused")
     assert "starts at 5" in found["detail"]
+    _await(api, "equal", "vehicles")
+
+
+def test_an_auditor_that_stands_still_is_relieved(own: Tidemark) -> None:
+    first = own.start_consumer(0, **_soon)
+    api = own.start_api()
+    fill(own)
+    _await(api, "equal")
+    own.start_consumer(1, **_soon)
+    first.freeze()
+    try:
+        fill(own, 50)
+        own.settle("counters", 60)
+        wait_for(lambda: _audit(api).get("auditor", "").endswith("-1"), "the other one to audit", 60)
+        _await(api, "equal", nextOffsets=_ends(own))
+    finally:
+        first.thaw()
+    wait_for(lambda: bool(first.events("audit_turn_lost")), "the first one to notice", 30)
+    fill(own, 50)
+    own.settle("counters")
+    assert _await(api, "equal", nextOffsets=_ends(own))["auditor"].endswith("-1")
+
+
+def test_a_difference_is_told_of_until_somebody_has_looked_again(own: Tidemark) -> None:
+    consumer = own.start_consumer(**_soon)
+    api = own.start_api()
+    fill(own)
+    own.settle("counters")
+    _await(api, "equal", nextOffsets=_ends(own))
+    own.query("update counters.offsets set parked = parked + 1, applied = applied - 1 where partition = 0")
+    _await(api, "differs")
+    wait_for(lambda: "findings" in _audit(api), "the rows to be named", 30)
+    consumer.kill()
+    consumer.start()
+    outcomes = set()
+    wait_for(
+        lambda: outcomes.add(_audit(api)["outcome"]) or consumer.metric("tidemark_audit_differs", stream="counters") == 1,
+        "the next one to find it",
+        30,
+    )
+    assert outcomes <= {"unaudited", "differs"}
+    own.query("update counters.offsets set parked = parked - 1, applied = applied + 1 where partition = 0")
+    assert "findings" not in _await(api, "equal")
+
+
+def test_records_that_the_database_takes_after_a_replay_are_no_difference(own: Tidemark) -> None:
+    own.postgres.execute("alter table counters.totals add check (value < 1000)", database=own.database)
+    own.start_consumer(**_soon)
+    api = own.start_api()
+    own.log.put_all("tidemark.counters", [increment("k", 400), increment("k", 5_000), increment("k", 500)])
+    own.settle("counters")
+    _await(api, "equal", nextOffsets=_ends(own))
+    command(own, "replay", "counters")
+    command(own, "promote", "counters", "--accept-diff")
+    assert own.query("select value from counters.totals") == [(5_900,)]
+    assert _await(api, "equal", generation=2, nextOffsets=_ends(own))["detail"] == ""
+
+
+def test_what_an_audit_may_remember_is_bounded(own: Tidemark) -> None:
+    own.start_consumer(audit_memory="1MiB", **_soon)
+    api = own.start_api()
+    own.log.put_all("tidemark.counters", [increment(f"k{n}", 1, idempotencykey=f"key-{n}") for n in range(5_000)])
+    own.settle("counters")
+    found = _await(api, "refused")
+    assert "--audit-memory" in found["detail"]
     _await(api, "equal", "vehicles")

@@ -265,6 +265,7 @@ class Tidemark:
             return bool(rows) and rows[0][:2] == ("equal", ends)
 
         wait_for(is_equal, f"the audit of {stream} to be equal at {ends}", deadline)
+        assert self.query(f"select folded = stored from {stream}.audit") == [(True,)]
 
     def scratch(self, name: str) -> Path:
         """A new directory of this Tidemark's."""

@@ -121,7 +121,7 @@ void fold_anyhow(Folding& folding, std::uint64_t seed) {
 std::string counted_again(const ScratchDatabase& database, const Target& target, const RandomLog& random) {
     pg::Connection connection(database.dsn(), {});
     VerifyOptions options;
-    options.owner_dsn = database.dsn();
+    options.dsn = database.dsn();
     auto log = random.log();
     for (const auto& generation : find_generations(connection, *target.projection)) {
         if (generation.target.generation != target.generation) continue;

@@ -75,7 +75,7 @@ TEST_CASE("tables that became another generation's while they were compared are 
     Tables tables(database, live);
 
     VerifyOptions options;
-    options.owner_dsn = database.dsn();
+    options.dsn = database.dsn();
     const auto generation = registered(database, live.generation);
     Hooked source(
         log,
@@ -115,7 +115,7 @@ TEST_CASE("what is folded while the log is read is verified, too") {
     folding.take_all();
     folding.flush();
     VerifyOptions options;
-    options.owner_dsn = database.dsn();
+    options.dsn = database.dsn();
     Hooked source(
         log,
         [&] {
