@@ -1,6 +1,7 @@
 #include "consumers/flush.h"
 
 #include "consumers/dedupe.h"
+#include "consumers/imports.h"
 #include "infra/base/failpoint.h"
 #include "infra/base/log.h"
 #include "infra/kafka/partitioner.h"
@@ -38,6 +39,16 @@ delete from dedupe d using (
     join dedupe e on e.partition = p.partition and e.log_time < p.log_time - interval '25 hours'
     limit 1000) old
 where d.partition = old.partition and d.identity = old.identity)"};
+
+constexpr pg::Statement kLoadImports{"imports_load", R"(
+select i.partition, i.file, i.block, i.lines
+from unnest($1::integer[], $2::text[], $3::bigint[]) as w (partition, file, block)
+join imports i on i.partition = w.partition and i.file = w.file and i.block = w.block)"};
+
+constexpr pg::Statement kStoreImports{"imports_store", R"(
+insert into imports (partition, file, block, lines)
+select * from unnest($1::integer[], $2::text[], $3::bigint[], $4::bytea[])
+on conflict (partition, file, block) do update set lines = excluded.lines)"};
 
 constexpr pg::Statement kPark{"dead_letters_park", R"(
 insert into dead_letters (partition, "offset", topic, append_time, key, value, header_names, header_values, reason, detail,
@@ -122,6 +133,7 @@ public:
           fold_(target.projection->begin()) {}
 
     void run() {
+        load_imports();
         load(wanted_identities());
         load_letters(wanted_letters());
         for (const auto& part : batch_.parts)
@@ -133,6 +145,7 @@ public:
         store_first_sights();
         for (auto& tally : tallies_)
             tally.digest = fold_->digest(tally.partition);
+        store_imports();
         store_.tally(tx_, tallies_);
         FAILPOINT("c5_aggregates");
     }
@@ -153,6 +166,44 @@ private:
             }
         }
         return wanted;
+    }
+
+    static std::optional<schemas::ImportedLine> imported_line(const kafka::Record& record) {
+        if (!record.value) return std::nullopt;
+        const auto header = record.header(schemas::ImportedLine::kHeader);
+        return header ? schemas::read_imported_line(*header) : std::nullopt;
+    }
+
+    void load_imports() {
+        for (const auto& part : batch_.parts) {
+            for (const auto& record : part.records) {
+                if (const auto line = imported_line(record)) imports_.expect(record.partition, *line);
+            }
+        }
+        if (imports_.empty()) return;
+        pg::Array partitions;
+        pg::Array files;
+        pg::Array numbers;
+        for (const auto& [block, lines] : imports_.blocks()) {
+            partitions.add(block.partition);
+            files.add(block.file);
+            numbers.add(block.number);
+        }
+        pg::Params params;
+        params.add(std::move(partitions)).add(std::move(files)).add(std::move(numbers));
+        const auto rows = tx_.run(kLoadImports, params);
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            imports_.loaded(
+                {static_cast<std::int32_t>(rows.integer(row, 0)), std::string(rows.text(row, 1)), rows.integer(row, 2)},
+                rows.bytes(row, 3));
+        }
+    }
+
+    // An imported line is judged once, whatever became of it: also what is a dead letter is one the first time only.
+    bool has_come(const kafka::Record& record) {
+        if (imports_.empty()) return false;
+        const auto line = imported_line(record);
+        return line && !imports_.come(record.partition, *line);
     }
 
     void load(std::vector<Dedupe::Id> ids) {
@@ -207,6 +258,10 @@ private:
     // Folds the record in, or says why not. A duplicate is neither.
     std::optional<Parked> judge(const kafka::Record& record, Timestamp log_time, bool& duplicate) {
         const Position position{record.partition, record.offset};
+        if (has_come(record)) {
+            duplicate = true;
+            return std::nullopt;
+        }
         if (const auto refused = refused_.find(position); refused != refused_.end()) {
             return Parked{reason::kRefusedByDatabase, refused->second};
         }
@@ -451,6 +506,24 @@ private:
         tx_.run(kPruneFirstSights, prune);
     }
 
+    void store_imports() {
+        pg::Array partitions;
+        pg::Array files;
+        pg::Array numbers;
+        pg::Array bits;
+        for (const auto& [block, lines] : imports_.blocks()) {
+            if (!lines.changed) continue;
+            partitions.add(block.partition);
+            files.add(block.file);
+            numbers.add(block.number);
+            bits.add_bytes(lines.bits);
+        }
+        if (partitions.size() == 0) return;
+        pg::Params params;
+        params.add(std::move(partitions)).add(std::move(files)).add(std::move(numbers)).add(std::move(bits));
+        tx_.run(kStoreImports, params);
+    }
+
     pg::Transaction& tx_;
     const Target& target_;
     const OffsetStore& store_;
@@ -460,6 +533,7 @@ private:
     std::unique_ptr<Fold> fold_;
     schemas::json::Reader reader_;
     Dedupe dedupe_;
+    Imports imports_;
     std::map<Position, std::optional<DeadLetter>> letters_;  // nullopt: none that is open
     std::vector<OffsetStore::Tally> tallies_;
     std::int64_t from_ = 0;  // of the part being folded

@@ -32,10 +32,10 @@ struct FlushReport {
 /// Writes one batch as one transaction. In this order, and this holds if the next step fails:
 ///   1. fence: the offset rows move on iff they are still ours       -> nothing is visible; 0 rows: somebody else owns
 ///   them
-///   2. load the first sights of the batch's identities
+///   2. load the first sights of the batch's identities, and which imported lines have come
 ///   3. decide every record in offset order, folding in memory       -> pure: done again from the same records it says
 ///   the same
-///   4. write the fold, dead letters, first sights, tallies          -> still invisible
+///   4. write the fold, dead letters, first sights, imported lines, tallies        -> still invisible
 ///   5. notify readers, commit                                       -> all of it or none; broken under way: in doubt
 /// A value that the database refuses is located by bisection, and then the whole batch is done again with that record
 /// parked, so that its neighbours are judged as if it had never been there.

@@ -3,6 +3,7 @@
 #include "infra/kafka/partitioner.h"
 #include "schemas/dead_letter.h"
 #include "schemas/event.h"
+#include "schemas/imported_line.h"
 
 #include <sodium.h>
 
@@ -17,7 +18,7 @@ using Kind = LedgerTable::Kind;
 namespace dead_letter = schemas::dead_letter;
 
 // The common tables, as compared_tables adds them.
-enum : std::size_t { kDeadLetters, kDedupe, kOffsets, kCommon };
+enum : std::size_t { kDeadLetters, kDedupe, kImports, kOffsets, kCommon };
 
 std::string in_hex(std::string_view bytes) {
     std::string hex(2 * bytes.size() + 1, '\0');
@@ -62,6 +63,9 @@ std::vector<LedgerTable> compared_tables(const Projection& projection) {
     tables.push_back({"dedupe",
                       {{"partition", Kind::number}, {"identity", Kind::text}},
                       {{"offset", Kind::number}, {"log_time", Kind::instant}, {"data_hash", Kind::bytes}}});
+    tables.push_back({"imports",
+                      {{"partition", Kind::number}, {"file", Kind::text}, {"block", Kind::number}},
+                      {{"lines", Kind::bytes}}});
     tables.push_back({"offsets",
                       {{"partition", Kind::number}},
                       {{"applied", Kind::number},
@@ -102,10 +106,33 @@ void Recount::take(const kafka::Record& record) {
 
 std::int64_t Recount::remembered_bytes() const {
     constexpr std::int64_t kBytesOfSight = 300;  // two texts, a node, and what the allocator adds
-    auto bytes = letter_bytes_;
+    auto bytes = letter_bytes_ + import_bytes_;
     for (const auto& partition : partitions_)
         bytes += kBytesOfSight * static_cast<std::int64_t>(partition.sights.size());
     return bytes;
+}
+
+bool Recount::is_new_line(const kafka::Record& record, Partition& partition) {
+    const auto header = record.header(schemas::ImportedLine::kHeader);
+    const auto line = header ? schemas::read_imported_line(*header) : std::nullopt;
+    if (!line) return true;
+    constexpr auto kLines = static_cast<std::int64_t>(kLinesOfRow);
+    const auto index = line->number - 1;
+    const std::pair row(std::string(line->file), index / kLines);
+    auto found = partition.lines.find(row);
+    if (found == partition.lines.end()) {
+        found = partition.lines.emplace(row, 0).first;
+        import_bytes_ += static_cast<std::int64_t>(sizeof *found);
+    }
+    auto bit = found->second[static_cast<std::size_t>(index % kLines)];
+    const bool is_new = !bit;
+    bit = true;
+    // So that the row knows where in the log it comes from.
+    if (is_new) {
+        rows_.at(common_ + kImports, rows_.key_of(record.partition, row.first, row.second),
+                 {record.partition, record.offset});
+    }
+    return is_new;
 }
 
 Recount::Verdict Recount::judge(const kafka::Record& record, Partition& partition, std::string_view& reason) {
@@ -113,6 +140,7 @@ Recount::Verdict Recount::judge(const kafka::Record& record, Partition& partitio
         reason = why;
         return Verdict::parked;
     };
+    if (record.value && !is_new_line(record, partition)) return Verdict::duplicate;
     if (refused_.erase({record.partition, record.offset}) > 0) return parked(reason::kRefusedByDatabase);
     if (!record.value) return parked(reason::kTombstone);
     const auto read = schemas::read_event(reader_, *record.value);
@@ -278,6 +306,17 @@ LedgerRows& Recount::finish(const std::vector<std::int64_t>& first, const std::v
             row->columns[0] = Int128{sight.offset};
             row->columns[1] = Int128{sight.log_time};
             row->columns[2] = sight.data_hash;
+        }
+        for (const auto& [place, lines] : partition.lines) {
+            const auto key = rows_.key_of(number, place.first, place.second);
+            if (!rows_.is_mine(common_ + kImports, key)) continue;
+            std::string bytes;
+            for (std::size_t line = 0; line < lines.size(); ++line) {
+                if (!lines[line]) continue;
+                bytes.resize(line / 8 + 1);
+                bytes[line / 8] = static_cast<char>(bytes[line / 8] | (1 << line % 8));
+            }
+            rows_.of(common_ + kImports).at(key).columns[0] = sha256(bytes);
         }
     }
     return rows_;

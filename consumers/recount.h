@@ -4,6 +4,7 @@
 #include "consumers/ledger.h"
 #include "infra/kafka/record.h"
 
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -13,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace tidemark::consumers {
@@ -22,7 +24,8 @@ std::vector<LedgerTable> compared_tables(const Projection& projection);
 
 /// Counts a log again, record by record: which ones apply, repeat others or are dead letters, and what every table has
 /// to hold because of it. Nothing of it is shared with the fold that writes the tables but the decoding of events.
-/// Keeps the identities of the last day of log time in memory, and open dead letters. One thread.
+/// Keeps the identities of the last day of log time in memory, a bit for each imported line, and open dead letters. One
+/// thread.
 class Recount {
 public:
     /// The share `pass` of `passes` of all rows; of none at all, only what the partitions came to.
@@ -49,14 +52,17 @@ public:
     [[nodiscard]] const Tally& tally(std::size_t partition) const { return partitions_.at(partition).tally; }
     /// What it keeps of open dead letters, in every pass.
     [[nodiscard]] std::int64_t letter_bytes() const noexcept { return letter_bytes_; }
-    /// About what it keeps beside rows: of open dead letters, and the identities of a day.
+    /// About what it keeps beside rows: of open dead letters, the identities of a day, and imported lines.
     [[nodiscard]] std::int64_t remembered_bytes() const;
+    /// What it keeps of imported lines, in every pass.
+    [[nodiscard]] std::int64_t import_bytes() const noexcept { return import_bytes_; }
     /// How many rows it holds so far.
     [[nodiscard]] std::int64_t size() const noexcept { return rows_.size(); }
     /// All rows, each partition having been taken from its `first` offset up to its `next`. To be called once.
     LedgerRows& finish(const std::vector<std::int64_t>& first, const std::vector<std::int64_t>& next);
 
 private:
+    static constexpr std::size_t kLinesOfRow = 8'192;
     struct Sight {
         std::int64_t offset = 0;
         std::int64_t log_time = 0;
@@ -66,6 +72,8 @@ private:
         Tally tally;
         std::unordered_map<std::string, Sight> sights;
         std::int64_t forgotten_at = 0;  // log time
+        // By file and the first of so many lines, as the table has them.
+        std::map<std::pair<std::string, std::int64_t>, std::bitset<kLinesOfRow>> lines;
     };
     struct Letter {
         std::optional<std::string> key;
@@ -78,6 +86,7 @@ private:
     };
     enum class Verdict : std::uint8_t { applied, duplicate, parked };
 
+    bool is_new_line(const kafka::Record& record, Partition& partition);
     Verdict judge(const kafka::Record& record, Partition& partition, std::string_view& reason);
     Verdict enter(const schemas::Event& event, const kafka::Record& record, std::int64_t known_at, Partition& partition,
                   std::string_view& reason);
@@ -98,6 +107,7 @@ private:
     std::set<schemas::Position> refused_;
     std::map<schemas::Position, Letter> open_;
     std::int64_t letter_bytes_ = 0;
+    std::int64_t import_bytes_ = 0;
     schemas::json::Reader reader_;
 };
 

@@ -159,6 +159,10 @@ private:
                 throw Refused("dead letters that are open take more than " + std::to_string(options_.memory >> 20) +
                               " MiB: give verify more --memory, or discard them");
             }
+            if (recount_.import_bytes() > options_.memory) {
+                throw Refused("which lines of imported files have come takes more than " +
+                              std::to_string(options_.memory >> 20) + " MiB: give verify more --memory");
+            }
             if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
             for (int taken = 0; open > 0 && taken < kRowsAtOnce; ++taken) {
                 const auto polled = log_.poll(taken == 0 ? kLook : milliseconds(0));

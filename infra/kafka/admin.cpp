@@ -47,6 +47,11 @@ public:
             all.push_back({name, value});
         return all;
     }
+    [[nodiscard]] std::optional<std::string_view> header(const char* name) const override {
+        const auto found =
+            std::find_if(headers_.rbegin(), headers_.rend(), [&](const auto& one) { return one.first == name; });
+        return found == headers_.rend() ? std::nullopt : std::optional<std::string_view>(found->second);
+    }
     [[nodiscard]] const std::optional<std::string>& key() const noexcept { return key_; }
     [[nodiscard]] const std::optional<std::string>& value() const noexcept { return value_; }
 

@@ -33,6 +33,7 @@ public:
     public:
         virtual ~Body() = default;
         [[nodiscard]] virtual std::vector<Header> headers() const = 0;
+        [[nodiscard]] virtual std::optional<std::string_view> header(const char* name) const = 0;
     };
 
     std::int32_t partition = 0;
@@ -42,6 +43,10 @@ public:
     std::optional<std::string_view> value;  ///< nullopt: a tombstone
 
     [[nodiscard]] std::vector<Header> headers() const { return body_ ? body_->headers() : std::vector<Header>{}; }
+    /// The value of the last header of that name, if there is one; makes no list of them.
+    [[nodiscard]] std::optional<std::string_view> header(const char* name) const {
+        return body_ ? body_->header(name) : std::nullopt;
+    }
     /// What the record costs in memory: key, value and the client's own overhead.
     [[nodiscard]] std::size_t bytes() const noexcept {
         constexpr std::size_t kOverhead = 128;  // the client's message struct, rounded up

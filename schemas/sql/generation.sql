@@ -37,6 +37,16 @@ create table dedupe (
 );
 create index dedupe_by_log_time on dedupe (partition, log_time);
 
+-- Which lines of imported files have come, by partition: records of one header `import` count once, for ever. A bit for each
+-- line, from the block's first on, without the zero bytes behind the last one.
+create table imports (
+    partition integer not null,
+    file      text collate "C" not null,
+    block     bigint not null,
+    lines     bytea not null,
+    primary key (partition, file, block)
+) with (fillfactor = 50);
+
 -- Records that could not be applied, byte for byte.
 create table dead_letters (
     partition     integer not null,

@@ -113,6 +113,7 @@ class Text final : public kafka::Record::Body {
 public:
     Text(std::string key, std::string value) : key_(std::move(key)), value_(std::move(value)) {}
     [[nodiscard]] std::vector<kafka::Header> headers() const override { return {}; }
+    [[nodiscard]] std::optional<std::string_view> header(const char*) const override { return std::nullopt; }
     [[nodiscard]] std::string_view key() const noexcept { return key_; }
     [[nodiscard]] std::string_view value() const noexcept { return value_; }
 

@@ -168,6 +168,13 @@ private:
                 all.push_back({name, value});
             return all;
         }
+        [[nodiscard]] std::optional<std::string_view> header(const char* name) const override {
+            std::optional<std::string_view> last;
+            for (const auto& header : entry_.headers) {
+                if (header.first == name) last = header.second;
+            }
+            return last;
+        }
         const FakeLog::Entry entry_;
     };
 

@@ -3,7 +3,8 @@
 Nothing here is shared with the C++ sources but the rules, which stand in the documents: an event is a strict
 CloudEvents JSON object; its key is its entity; a deduplicated or ordered event counts only in its key's partition; an
 event over an hour ahead of its append time is parked; a repeat of an identity within 24 hours of log time is a
-duplicate, or a conflict when its data differ; log time is the running maximum of a partition's append times.
+duplicate, or a conflict when its data differ; log time is the running maximum of a partition's append times. Before all
+that: a record with a value whose header `import` names a line of a file that has come to its partition is a duplicate.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 WINDOW = 10 * SECOND
 MAX_INTEGER = 2**53 - 1
+LINES_OF_BLOCK = 8192
 
 INCREMENTED = "tidemark.counter.incremented.v1"
 REGISTERED = "tidemark.vehicle.registered.v1"
@@ -86,6 +88,8 @@ class Expected:
     letters: dict[tuple[int, int], Letter] = field(default_factory=dict)
     # (partition, identity) -> (offset, log time, data) of the first sight that still decides
     identities: dict[tuple[int, str], tuple[int, int, Any]] = field(default_factory=dict)
+    # (partition, file, line) of imports
+    lines: set[tuple[int, str, int]] = field(default_factory=set)
 
     def fold(self, records: Iterable[Record], ends: Mapping[int, int]) -> None:
         """Folds a whole log: each partition's records by rising offset, and the offset after the last of each."""
@@ -96,6 +100,9 @@ class Expected:
             here.gaps += record.offset - here.next_offset
             here.next_offset = record.offset + 1
             here.log_time = max(here.log_time, record.append_time)
+            if self._has_come(record):
+                here.duplicates += 1
+                continue
             try:
                 event = _Event(record)
                 if event.type == LOG_CREATED:
@@ -116,6 +123,26 @@ class Expected:
             here = self.partitions[number]
             here.gaps += end - here.next_offset
             here.next_offset = end
+
+    @property
+    def imports(self) -> dict[tuple[int, str, int], bytes]:
+        """The rows of that table: a bit for each line of a block that has come, the lowest first."""
+        rows: dict[tuple[int, str, int], int] = {}
+        for partition, file, line in self.lines:
+            block, bit = divmod(line - 1, LINES_OF_BLOCK)
+            rows[partition, file, block] = rows.get((partition, file, block), 0) | 1 << bit
+        return {place: bits.to_bytes((bits.bit_length() + 7) // 8, "little") for place, bits in rows.items()}
+
+    def _has_come(self, record: Record) -> bool:
+        headers = [value for name, value in record.headers if name == "import"]
+        found = _imported_line.fullmatch(headers[-1] or b"") if headers and record.value is not None else None
+        if found is None or int(found[2]) >= 2**63:
+            return False
+        line = (record.partition, found[1].decode(), int(found[2]))
+        if line in self.lines:
+            return True
+        self.lines.add(line)
+        return False
 
     @property
     def dead_letters(self) -> dict[tuple[int, int], str]:
@@ -389,6 +416,7 @@ def _check_identity(event: _Event, record: Record, known: str | None) -> str:
     return str(uuid)
 
 
+_imported_line = re.compile(rb"([A-Za-z0-9_-]{22}):([1-9][0-9]*)")
 _instant = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d)(?::?(\d\d))?)", re.ASCII
 )

@@ -150,6 +150,34 @@ def test_a_deduplicated_event_counts_only_in_the_partition_of_its_key() -> None:
     assert fold.dead_letters == {(wrong, 2): "wrong_partition"}
 
 
+def test_an_imported_line_counts_once_in_its_partition_for_ever() -> None:
+    line = b"f" * 22 + b":%d"
+    headers = [line % 2, line % 1, line % 2, b"g" * 22 + b":2", line % 8193, line % 1, b"f" * 22 + b":02", b"f:1", b""]
+    log = [Record(0, 0, _now, None, _created), Record(1, 0, _now, None, _created)]
+    log += [
+        Record(0, offset, _now + offset * 2 * DAY, b"k", _increment(), (("import", header),))
+        for offset, header in enumerate(headers, start=1)
+    ]
+    log.append(Record(1, 1, _now, b"k", _increment(), (("import", line % 1),)))
+    twice = (("import", line % 9), ("import", b"the last one counts"))
+    log.append(Record(1, 2, _now, b"k", None, (("import", line % 9),)))
+    log.append(Record(1, 3, _now, b"k", b"{", (("import", line % 9),)))
+    log.append(Record(1, 4, _now, b"k", b"{", (("import", line % 9),)))
+    log.append(Record(1, 5, _now, b"k", b"{", twice))
+    fold = Counters()
+    fold.fold(log, {0: len(headers) + 1, 1: 6})
+    assert fold.partitions[0].duplicates == 2 and fold.partitions[0].applied == 8
+    assert fold.partitions[1].duplicates == 1 and fold.partitions[1].applied == 2
+    assert fold.dead_letters == {(1, 2): "tombstone", (1, 3): "malformed", (1, 5): "malformed"}
+    file = "f" * 22
+    assert fold.imports == {
+        (0, file, 0): b"\x03",
+        (0, file, 1): b"\x01",
+        (0, "g" * 22, 0): b"\x02",
+        (1, file, 0): b"\x01\x01",
+    }
+
+
 def test_offsets_that_hold_no_record_are_gaps() -> None:
     fold = Counters()
 

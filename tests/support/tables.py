@@ -45,6 +45,7 @@ _queries: dict[str, dict[str, tuple[int, str]]] = {
             'select partition, "offset", reason, attempts, status, decided_at, note from {schema}.dead_letters',
         ),
         "dedupe": (2, f'select partition, identity, "offset", {micros("log_time")} from {{schema}}.dedupe'),
+        "imports": (3, "select partition, file, block, lines from {schema}.imports"),
     },
     "counters": {
         "totals": (1, f"select key, value, count, {micros('updated_at')} from {{schema}}.totals"),
@@ -126,6 +127,8 @@ def _compare_common(tables: Snapshot, fold: Expected) -> list[str]:
         for place, each in fold.letters.items()
     }
     found += _compare("dead_letters", tables.rows["dead_letters"], letters)
+    imports = {place: (lines,) for place, lines in fold.imports.items()}
+    found += _compare("imports", tables.rows["imports"], imports)
     # Rows that can no longer decide anything may have been deleted, and may not.
     known = {place: row[:2] for place, row in fold.identities.items()}
     decisive = {place: row for place, row in known.items() if fold.partitions[place[0]].log_time - row[1] <= DAY}

@@ -473,6 +473,126 @@ TEST_CASE(
     CHECK(counting.tables.ask("select duplicates::text from offsets") == "2");
 }
 
+TEST_CASE("an imported line counts once in its partition, over flushes, lives and any time") {
+    Increments log;
+    const std::string file(22, 'f');
+    const std::string other(22, 'o');
+    const auto import = [&](const std::string& header, const std::string& value, std::chrono::hours after = 0h) {
+        return log.log.append(
+            0, FakeLog::Entry{0,
+                              kAppended + after,
+                              "k",
+                              EventSketch{kIncremented, increment_data("k", value), kAppended, {}}.text(),
+                              {{"content-type", "application/cloudevents+json"}, {"import", header}}});
+    };
+    // Out of order, for a line may be given back to the importer and stored behind its followers.
+    import(file + ":2", "1");
+    import(file + ":1", "10");
+    import(file + ":2", "1");
+    import(other + ":2", "100");
+    import(file + ":8193", "1000");
+    import("nothing of the kind", "10000");
+    import("nothing of the kind", "10000");
+    log.add("k", "100000");
+    Counting counting(log.log);
+    counting.folding.take(0, 4);
+    CHECK(counting.folding.flush().duplicates == 1);
+    counting.folding.restart();
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().duplicates == 0);
+    CHECK(counting.total("k") == "121111");
+    CHECK(counting.tables.ask(
+              "select string_agg(file || block || encode(lines, 'hex'), ' ' order by file, block) from imports") ==
+          file + "003 " + file + "101 " + other + "002");
+
+    // A year later it is not forgotten, and another value changes nothing: the line is what counts.
+    import(file + ":1", "10", 9'000h);
+    import(file + ":8193", "5", 9'000h);
+    import(file + ":3", "1000000", 9'000h);
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().duplicates == 2);
+    CHECK(counting.total("k") == "1121111");
+    CHECK(counting.tables.conserved());
+}
+
+TEST_CASE("an imported dead letter is one the first time only, and its redrive is judged without its line") {
+    Increments log;
+    const std::string line = std::string(22, 'f') + ":1";
+    const auto good = EventSketch{kIncremented, increment_data("k", "5"), kAppended, {}}.text();
+    const auto add = [&](std::string key, std::string value) {
+        return log.log.append(0, FakeLog::Entry{0, kAppended, std::move(key), std::move(value), {{"import", line}}});
+    };
+    const auto letter = add("other", good);
+    add("other", good);
+    add("k", good);  // the same line, mended: it has come all the same
+    std::string decision;
+    tidemark::schemas::dead_letter::append(decision, tidemark::schemas::dead_letter::Discarded{letter, std::nullopt});
+    Counting counting(log.log);
+    counting.folding.take_all();
+    auto report = counting.folding.flush();
+    CHECK(report.parked[reason::kKeyMismatch] == 1);
+    CHECK(report.duplicates == 2);
+    CHECK(counting.total("k") == "none");
+
+    // A decision is a record like others.
+    const auto decide = [&] {
+        const auto text = EventSketch{tidemark::schemas::dead_letter::kDiscarded, decision, kAppended, {}}.text();
+        log.log.append(0, FakeLog::Entry{0, kAppended, "d", text, {{"import", std::string(22, 'f') + ":2"}}});
+    };
+    decide();
+    decide();
+    counting.folding.take_all();
+    report = counting.folding.flush();
+    CHECK(report.applied == 1);
+    CHECK(report.duplicates == 1);
+    CHECK(counting.tables.ask("select status from dead_letters") == "discarded");
+}
+
+TEST_CASE("a letter whose line has come applies when it is redriven") {
+    Increments log;
+    const auto letter =
+        log.log.append(0, FakeLog::Entry{0, kAppended, "k", "{", {{"import", std::string(22, 'f') + ":1"}}});
+    const auto edit = EventSketch{kIncremented, increment_data("k", "5"), kAppended, {}}.text();
+    std::string decision;
+    tidemark::schemas::dead_letter::append(decision, tidemark::schemas::dead_letter::Redriven{letter, edit});
+    log.add_raw("d", EventSketch{tidemark::schemas::dead_letter::kRedriven, decision, kAppended, {}}.text());
+    Counting counting(log.log);
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().applied == 2);
+    CHECK(counting.total("k") == "5");
+}
+
+TEST_CASE("a line that comes before its identity does is dropped before that is looked at") {
+    Increments log;
+    const auto add = [&](const std::string& value, const std::string& line) {
+        log.log.append(0, FakeLog::Entry{0,
+                                         kAppended,
+                                         "k",
+                                         EventSketch{kIncremented, increment_data("k", value), kAppended, "id"}.text(),
+                                         {{"import", std::string(22, 'f') + line}}});
+    };
+    add("5", ":1");
+    add("6", ":1");  // no conflict: it is the same line
+    add("5", ":2");
+    add("6", ":3");
+    Counting counting(log.log);
+    counting.folding.take_all();
+    auto report = counting.folding.flush();
+    CHECK(report.duplicates == 2);
+    CHECK(report.parked[reason::kIdempotencyConflict] == 1);
+    CHECK(counting.tables.ask("select encode(lines, 'hex') from imports") == "07");
+}
+
+TEST_CASE("a record without value has no line: it is a tombstone each time") {
+    Increments log;
+    for (int n = 0; n < 2; ++n)
+        log.log.append(0, FakeLog::Entry{0, kAppended, "k", std::nullopt, {{"import", std::string(22, 'f') + ":1"}}});
+    Counting counting(log.log);
+    counting.folding.take_all();
+    CHECK(counting.folding.flush().parked[reason::kTombstone] == 2);
+    CHECK(counting.tables.ask("select count(*) from imports") == "0");
+}
+
 TEST_CASE("what was parked is no first sight: the healthy event of its identity counts") {
     Increments increments;
     increments.add_raw("k", EventSketch{kIncremented, increment_data("k", "5"), kAppended + 2h, "i"}.text());
@@ -606,6 +726,32 @@ TEST_CASE("a record that is refused for what stands before it is the same one in
         }
         CHECK(counting.reasons() == "3 refused_by_database");
         CHECK(counting.total("k") == "9");
+    }
+}
+
+TEST_CASE("an imported record that the database refuses has come, in every cut") {
+    for (const int cut : {1, 2, 3, 10}) {
+        CAPTURE(cut);
+        Increments increments;
+        for (const auto* const line : {":1", ":2", ":2", ":1", ":3", ":2"}) {
+            const std::string value = std::string_view(line) == ":2" ? "20" : "3";
+            increments.log.append(0,
+                                  FakeLog::Entry{0,
+                                                 kAppended,
+                                                 "k",
+                                                 EventSketch{kIncremented, increment_data("k", value), {}, {}}.text(),
+                                                 {{"import", std::string(22, 'f') + line}}});
+        }
+        Counting counting(increments.log);
+        counting.tables.execute("alter table totals add check (value < 10)");
+        while (!counting.folding.has_taken_all()) {
+            counting.folding.take(0, cut);
+            REQUIRE(counting.folding.flush().outcome == Flushed::committed);
+        }
+        CHECK(counting.reasons() == "2 refused_by_database");
+        CHECK(counting.total("k") == "6");
+        CHECK(counting.tables.ask("select duplicates::text from offsets") == "3");
+        CHECK(counting.tables.ask("select encode(lines, 'hex') from imports") == "07");
     }
 }
 

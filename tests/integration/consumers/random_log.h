@@ -156,7 +156,22 @@ private:
             record.headers = {{"plain", "text"}, {std::string("\0\xFF\"{}", 5), std::string("NULL\\\0", 6)}, {"", ""}};
         record.value = event.text();
         if (chance(25)) spoil(record, event, partition);
+        if (chance(25)) import(record, partition);
         log_.append(partition, std::move(record));
+    }
+
+    // As a line of one of two files, of which most come more than once, also as something else; or nearly so.
+    void import(FakeLog::Entry& record, std::int32_t& partition) {
+        static const std::string files[] = {std::string(22, 'A'), std::string(21, '_') + "-"};
+        const auto number = chance(50) ? 1 + below(12) : 8'190 + below(6);
+        auto header = files[below(2)] + ":" + std::to_string(number);
+        if (chance(10)) header.insert(static_cast<std::size_t>(below(std::ssize(header) + 1)), chance(50) ? "0" : " ");
+        record.headers.emplace_back("import", chance(95) ? header : "");
+        if (chance(10)) record.headers.emplace_back("import", "of another kind");
+        if (chance(5)) record.headers.emplace_back("Import", header);
+        auto& first = imported_.try_emplace(header, record, partition).first->second;
+        if (chance(60)) std::tie(record, partition) = std::pair(first.first, first.second);
+        record.append_time = append_time_;
     }
 
     // About any earlier record, mostly of its own partition and mostly one that is a dead letter or may be; now and
@@ -246,6 +261,7 @@ private:
     base::Timestamp append_time_{std::chrono::seconds(1'700'000'000)};
     std::map<std::string, std::pair<std::string_view, std::string>> first_data_;
     std::set<std::string> entities_;
+    std::map<std::string, std::pair<FakeLog::Entry, std::int32_t>> imported_;
 };
 
 }  // namespace tidemark::tests

@@ -122,7 +122,8 @@ public:
              "(select partition, first_offset, next_offset, log_time, applied, duplicates, parked, gaps from offsets)"},
             {"dedupe",
              "(select d.* from dedupe d join offsets o using (partition) where o.log_time - d.log_time <= '24 hours')"},
-            {"dead_letters", "dead_letters"}};
+            {"dead_letters", "dead_letters"},
+            {"imports", "imports"}};
         const bool counters = target_.projection->stream().name == "counters";
         for (const char* table :
              counters ? std::vector{"totals", "windows"} : std::vector{"history", "vehicles", "transitions"}) {

@@ -196,6 +196,10 @@ TEST_CASE("a record keeps its bytes: no key, no value, empty ones, NULs and head
     REQUIRE(headers.size() == 1);
     CHECK(headers[0].name == "name");
     CHECK(headers[0].value == "\0x"sv);
+    CHECK(records[3].header("name") == "\0x"sv);
+    CHECK(records[3].header("nam") == std::nullopt);
+    CHECK(records[3].header("name2") == std::nullopt);
+    CHECK(records[0].header("name") == std::nullopt);
     CHECK(records[3].append_time.time_since_epoch() > std::chrono::hours(24));
 }
 
