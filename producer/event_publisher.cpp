@@ -197,20 +197,35 @@ EventPublisher::~EventPublisher() {
 void EventPublisher::publish(const Outgoing& event, Completion completion) {
     if (event.key.empty())
         throw std::invalid_argument("an event without a key has no one partition: give it its entity's id");
+    const std::array<kafka::Header, 2> standard{
+        {{"content-type", "application/cloudevents+json"}, {"traceparent", event.traceparent}}};
+    if (event.headers.size() > kafka::kMaxHeaders - standard.size())
+        throw std::invalid_argument("more headers than a record may have");
     State& state = *state_;
     FAILPOINT("p2_before_produce");
 
-    const auto armed = state.arm(event.key.size() + event.value.size(), completion);
+    std::size_t size = event.key.size() + event.value.size();
+    for (const auto& header : event.headers)
+        size += header.name.size() + header.value.size();
+    const auto armed = state.arm(size, completion);
     if (!armed) return state.answer(completion, {Outcome::overloaded});
 
-    const std::array<kafka::Header, 2> headers{
-        {{"content-type", "application/cloudevents+json"}, {"traceparent", event.traceparent}}};
-    const auto enqueued = state.sink->produce({.topic = event.topic,
-                                               .key = event.key,
-                                               .value = event.value,
-                                               .headers = std::span(headers).first(event.traceparent.empty() ? 1 : 2),
-                                               .tag = armed->tag,
-                                               .give_up_at = armed->deadline});
+    const auto produce = [&](std::span<const kafka::Header> headers) {
+        return state.sink->produce({.topic = event.topic,
+                                    .key = event.key,
+                                    .value = event.value,
+                                    .headers = headers,
+                                    .tag = armed->tag,
+                                    .give_up_at = armed->deadline});
+    };
+    const auto own = std::span(standard).first(event.bare ? 0 : event.traceparent.empty() ? 1 : 2);
+    const auto joined = [&] {
+        std::array<kafka::Header, kafka::kMaxHeaders> all;
+        const auto end =
+            std::copy(event.headers.begin(), event.headers.end(), std::copy(own.begin(), own.end(), all.begin()));
+        return produce({all.begin(), end});
+    };
+    const auto enqueued = event.headers.empty() ? produce(own) : event.bare ? produce(event.headers) : joined();
     if (enqueued == kafka::Enqueued::ok) {
         FAILPOINT("p3_queued");
         return;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 
 namespace tidemark::producer {
@@ -20,6 +21,9 @@ struct Outgoing {
     std::string_view key;         ///< the entity's id as text; never empty, or the entity would have no one partition
     std::string_view value;       ///< the CloudEvents JSON
     std::string_view traceparent{};  ///< empty: none
+    /// Behind content-type and traceparent; all together at most kafka::kMaxHeaders.
+    std::span<const kafka::Header> headers{};
+    bool bare = false;  ///< a record as it once stood: with `headers` alone
 };
 
 struct EventPublisherOptions {
@@ -31,7 +35,7 @@ struct EventPublisherOptions {
     /// unknown.
     std::chrono::milliseconds grace{50};
     std::size_t max_records = 10'000;  ///< in flight; more is overloaded. As many as the client's own queue holds
-    std::size_t max_bytes = std::size_t{64} << 20;  ///< keys and values in flight
+    std::size_t max_bytes = std::size_t{64} << 20;  ///< keys, values and headers given, in flight
 };
 
 /// Since the start; `in_flight` and `bytes` are of now.
@@ -67,7 +71,7 @@ public:
     /// the event is refused at once (overloaded, unavailable, too_large), else by the sink's thread, where it must not
     /// block and where those of one batch of delivery reports are called back to back. It may publish again. For many
     /// events under one reply, let each completion count down a shared total. Throws std::invalid_argument on an empty
-    /// key.
+    /// key or too many headers.
     void publish(const Outgoing& event, Completion completion);
 
     /// Whether `publish` has a chance now: false until the topics' metadata is there, and while no broker answers.

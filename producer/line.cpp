@@ -3,7 +3,9 @@
 #include "schemas/base64.h"
 #include "schemas/dead_letter.h"
 #include "schemas/event.h"
+#include "schemas/imported_line.h"
 
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -27,6 +29,15 @@ void append_bytes(std::string& out, std::optional<std::string_view> bytes) {
     }
 }
 
+// A text as JSON can hold it.
+bool is_text(std::string_view name) {
+    return schemas::json::is_utf8(name) && name.find('\0') == std::string_view::npos;
+}
+
+bool is_of_import(std::string_view name, const std::optional<std::string_view>& value) {
+    return name == schemas::ImportedLine::kHeader && value && schemas::read_imported_line(*value);
+}
+
 bool is_its_own_line(schemas::json::Reader& reader, const schemas::Stream& stream, const kafka::Record& record) {
     if (!record.value || !record.key || record.value->find('\n') != std::string_view::npos) return false;
     const auto event = schemas::read_event(reader, *record.value);
@@ -35,6 +46,39 @@ bool is_its_own_line(schemas::json::Reader& reader, const schemas::Stream& strea
     const auto destination = find_destination(*event, schemas::Timestamp::max() - schemas::kMaxAhead);
     return destination && schemas::catalogue()[destination->topic].name == stream.name &&
            destination->key == *record.key;
+}
+
+Result<std::vector<Line::Header>> read_headers(schemas::json::Value headers) {
+    std::vector<Line::Header> all;
+    if (!headers) return all;
+    if (!headers.is(Kind::array)) return Violations{{"/headers", "is not an array"}};
+    if (static_cast<std::size_t>(std::distance(headers.begin(), headers.end())) > kMostEnvelopeHeaders) {
+        return Violations{{"/headers", "are more than " + std::to_string(kMostEnvelopeHeaders) +
+                                           ", which is what a record is given"}};
+    }
+    Violations violations;
+    std::size_t number = 0;
+    for (const auto header : headers) {
+        const auto pointer = "/headers/" + std::to_string(number++);
+        if (!header.is(Kind::object)) {
+            violations.push_back({pointer, "is not an object"});
+            continue;
+        }
+        const auto text = header.find("name");
+        const auto encoded = header.find("name_base64");
+        std::optional<std::string> name;
+        if (text && !encoded && text.is(Kind::string)) name = text.text();
+        if (encoded && !text && encoded.is(Kind::string)) name = schemas::from_base64(encoded.text());
+        if (!name) violations.push_back({pointer + "/name", "is no text, and there is no name_base64 instead"});
+        const auto given = header.find("value");
+        std::optional<std::string> value;
+        if (given && given.is(Kind::string)) value = schemas::from_base64(given.text());
+        if (!value && !(given && given.is(Kind::null)))
+            violations.push_back({pointer + "/value", "is neither base64 nor null"});
+        if (name && !is_of_import(*name, value)) all.push_back({*std::move(name), std::move(value)});
+    }
+    if (!violations.empty()) return violations;
+    return all;
 }
 
 Result<Line> read_envelope(schemas::json::Value envelope) {
@@ -54,6 +98,13 @@ Result<Line> read_envelope(schemas::json::Value envelope) {
         return {};
     };
     Line line;
+    line.is_envelope = true;
+    auto headers = read_headers(envelope.find("headers"));
+    if (headers) {
+        line.headers = *std::move(headers);
+    } else {
+        violations.insert(violations.end(), headers.violations().begin(), headers.violations().end());
+    }
     line.destination.key = bytes("key");
     line.value = bytes("value");
     schemas::json::Reader reader;
@@ -82,11 +133,18 @@ bool append_line(std::string& out, schemas::json::Reader& reader, const schemas:
     append_bytes(out, record.value);
     out.append(R"(,"headers":[)");
     for (const auto& header : record.headers()) {
+        const auto value = header.value.data() == nullptr ? std::nullopt : std::optional(header.value);
+        if (is_of_import(header.name, value)) continue;
         if (out.back() != '[') out.push_back(',');
-        out.append(R"({"name":)");
-        schemas::json::append_string(out, header.name);
+        if (is_text(header.name)) {
+            out.append(R"({"name":)");
+            schemas::json::append_string(out, header.name);
+        } else {
+            out.append(R"({"name_base64":)");
+            append_bytes(out, header.name);
+        }
         out.append(R"(,"value":)");
-        append_bytes(out, header.value);
+        append_bytes(out, value);
         out.push_back('}');
     }
     out.append("]}");

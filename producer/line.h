@@ -1,32 +1,44 @@
 #pragma once
 
-#include "infra/kafka/record.h"
+#include "infra/kafka/ports.h"
 #include "producer/intake.h"
 #include "schemas/catalogue.h"
 #include "schemas/json.h"
 #include "schemas/result.h"
 
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace tidemark::producer {
 
 /// A line of an exported file is one record. An event that a line can hold and whose key follows from it is the line,
 /// byte for byte. Any other record, so that it comes back as it was, is an envelope of its bytes in base64:
 ///   {"record":"counters","key":"azE=","value":"e30=","headers":[{"name":"traceparent","value":"MDA="}]}
-/// where `record` names the stream, and key or value may be null.
+/// where `record` names the stream, and key or value may be null, a header's value too. A header's name that is no text
+/// stands as `name_base64`. The header of an import is left out: it says which line of which file the record was.
 struct Line {
+    struct Header {
+        std::string name;
+        std::optional<std::string> value;
+    };
     Destination destination;
     std::string value;
+    bool is_envelope = false;
+    std::vector<Header> headers{};  ///< of an envelope: all of its record's, which gets no others but its line's
 };
+
+/// The rest of a record's room is its import's.
+inline constexpr std::size_t kMostEnvelopeHeaders = kafka::kMaxHeaders - 4;
 
 /// Appends the record's line, without its end. Returns whether it is an envelope.
 bool append_line(std::string& out, schemas::json::Reader& reader, const schemas::Stream& stream,
                  const kafka::Record& record);
 
 /// What a line holds. An event is checked as find_destination does; an envelope is taken as it is, but that a record
-/// without key or value cannot be put on the log by this program. Headers are not taken over: they say how the record
-/// once came, not what it is.
+/// without key or value cannot be put on the log by this program.
 schemas::Result<Line> read_line(std::string_view text, schemas::json::Reader& reader, schemas::Timestamp now);
 
 }  // namespace tidemark::producer

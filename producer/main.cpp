@@ -18,6 +18,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,6 +36,7 @@
 #include <stdexcept>
 #include <streambuf>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <variant>
@@ -54,6 +56,10 @@ struct Options {
     bool admin_listen_given = false;
     std::string log_level = "warn";
     std::string file;
+    std::string id;
+    std::int64_t from_line = 1;
+    bool progress = false;
+    bool json = false;
     std::string type;
     std::string data;
     std::string time;
@@ -71,6 +77,9 @@ class Input final : public std::streambuf {
 public:
     Input(int descriptor, const base::Shutdown& shutdown) : descriptor_(descriptor), shutdown_(shutdown) {}
 
+    /// Read so far.
+    [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
+
 protected:
     int_type underflow() override {
         constexpr int kLookMilliseconds = 100;  // how soon it is seen that the program is told to stop
@@ -82,6 +91,7 @@ protected:
             if (size < 0 && errno == EINTR) continue;
             if (size < 0) throw std::system_error(errno, std::generic_category(), "read");
             if (size == 0) return traits_type::eof();
+            bytes_ += size;
             setg(buffer_.data(), buffer_.data(), buffer_.data() + size);
             return traits_type::to_int_type(buffer_.front());
         }
@@ -89,6 +99,7 @@ protected:
     }
 
 private:
+    std::int64_t bytes_ = 0;
     int descriptor_;
     const base::Shutdown& shutdown_;
     std::array<char, 65'536> buffer_{};
@@ -118,10 +129,93 @@ std::unique_ptr<http::Server> start_admin_listener(const Options& options, const
     return server;
 }
 
+/// Standard error, above a bar that is drawn there.
+class AboveBar final : public std::streambuf {
+public:
+    explicit AboveBar(base::ProgressBar& bar) : bar_(bar) {}
+
+protected:
+    int_type overflow(int_type c) override {
+        if (traits_type::eq_int_type(c, traits_type::eof())) return traits_type::not_eof(c);
+        if (std::exchange(at_start_, c == '\n')) bar_.clear();
+        std::cerr.put(traits_type::to_char_type(c));
+        return c;
+    }
+
+private:
+    base::ProgressBar& bar_;
+    bool at_start_ = true;
+};
+
+/// What an import is of.
+struct Source {
+    std::istream& lines;
+    std::string file;             ///< as its records' headers name it; empty: they do not
+    std::uint64_t from = 1;       ///< line
+    std::int64_t bytes = -1;      ///< of a file; -1: nobody knows
+    const Input* read = nullptr;  ///< null: it is over before anybody could look
+};
+
+// As a shell takes it.
+std::string quoted(const std::string& word) {
+    constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,=@%+";
+    if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+    std::string out = "'";
+    for (const char c : word)
+        out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + '\'';
+}
+
+// What goes on where an import ended.
+std::string command_from(const Options& options, std::uint64_t line) {
+    const Options defaults;
+    std::string command = "tidemark-producer import " + quoted(options.file);
+    if (!options.id.empty()) command += " --id " + quoted(options.id);
+    if (options.brokers != defaults.brokers) command += " --brokers " + quoted(options.brokers);
+    if (!options.kafka_config.empty()) command += " --kafka-config " + quoted(options.kafka_config);
+    return command + " --from-line " + std::to_string(line);
+}
+
+void report_import(const Options& options, const Source& source, const ImportReport& report) {
+    if (options.json) {
+        std::string json =
+            "{\"lines\":" + std::to_string(report.lines) + ",\"stored\":" + std::to_string(report.accepted) +
+            ",\"refused\":" + std::to_string(report.refused) + ",\"notStored\":" + std::to_string(report.failed) +
+            ",\"unknown\":" + std::to_string(report.unknown) + ",\"complete\":" + (report.complete ? "true" : "false") +
+            ",\"file\":";
+        source.file.empty() ? json.append("null") : json.append("\"" + source.file + "\"");
+        json += ",\"fromLine\":" + (report.next_line == 0 ? "null" : std::to_string(report.next_line));
+        std::cout << json << "}\n";
+    } else {
+        std::cout << report.accepted << " of " << report.lines << " events stored";
+        if (report.refused > 0) std::cout << ", " << report.refused << " refused";
+        if (report.failed > 0) std::cout << ", " << report.failed << " not stored";
+        if (report.unknown > 0) std::cout << ", " << report.unknown << " unknown";
+        std::cout << '\n';
+    }
+    std::cout.flush();
+    if (source.read == nullptr) {
+        if (report.unknown > 0)
+            std::cerr << "try: look whether it is there before you send it again, for it would count again\n";
+        return;
+    }
+    if (report.next_line > 0) {
+        std::cerr << "try: " << command_from(options, report.next_line) << '\n';
+        if (source.file.empty())
+            std::cerr << "     Its lines have no names: those from there on that are stored would count again, but for "
+                         "events with an idempotencykey. --id NAME gives them some\n";
+    }
+    if (report.refused > 0 && options.id.empty()) {
+        std::cerr << "try: mend the lines named above in a file of their own, and import that: with other bytes this "
+                     "one is another file, and all of it counts again\n";
+    } else if (report.refused > 0) {
+        std::cerr << "try: mend the lines named above, each in its place, and import it again with the same --id\n";
+    }
+}
+
 // Publishes the lines and says how it went. Gives up when told to stop, or when nothing could be stored for a whole
 // minute.
-int publish_lines(const Options& options, std::istream& lines, const base::Shutdown& shutdown, bool watchable) {
-    log::start("tidemark-producer", options.log_level == "info" ? log::Level::info : log::Level::warn);
+ImportReport publish_lines(const Options& options, const Source& source, const base::Shutdown& shutdown) {
     const base::SystemClock clock;
     base::Metrics metrics;
     ImportMetrics import_metrics(metrics);
@@ -144,11 +238,22 @@ int publish_lines(const Options& options, std::istream& lines, const base::Shutd
             return "the log cannot be reached (broker)";
         },
         std::move(operations));
-    const auto server = watchable ? start_admin_listener(options, router) : nullptr;
+    const auto server = source.read != nullptr ? start_admin_listener(options, router) : nullptr;
 
-    auto progressed = clock.steady();
+    using Style = base::ProgressBar::Style;
+    const auto style = options.json ? Style::json : base::ProgressBar::style_of_standard_error();
+    base::ProgressBar bar(std::cerr, style, "import " + options.file, "bytes");
+    const bool is_shown = source.read != nullptr && (options.progress || style == Style::bar);
+    AboveBar above(bar);
+    std::ostream errors(&above);
+
+    ImportOptions importing;
+    importing.file = source.file;
+    importing.from_line = source.from;
+    const auto began = clock.steady();
+    auto progressed = began;
     std::uint64_t accepted = 0;
-    const auto give_up = [&](milliseconds wait) {
+    importing.give_up = [&](milliseconds wait) {
         if (shutdown.wait_for(wait)) return true;
         if (const auto now_accepted = publisher.counters().accepted;
             now_accepted != accepted || publisher.available()) {
@@ -157,20 +262,35 @@ int publish_lines(const Options& options, std::istream& lines, const base::Shutd
         }
         return clock.steady() - progressed > options.give_up;
     };
-    const auto report = import_lines(lines, publisher, import_metrics, clock, std::cerr, give_up);
+    if (is_shown) {
+        importing.on_progress = [&](const ImportReport& so_far) {
+            const std::chrono::duration<double> took = clock.steady() - began;
+            const auto bytes = source.read->bytes();
+            bar.show({.done = bytes,
+                      .total = source.bytes,
+                      .rate = static_cast<double>(bytes) / std::max(took.count(), 1e-3),
+                      .note = base::with_commas(static_cast<std::int64_t>(so_far.accepted)) + " stored" +
+                              (so_far.refused > 0 ? ", " + std::to_string(so_far.refused) + " refused" : "")},
+                     clock.steady());
+        };
+    }
+    auto report = import_lines(source.lines, publisher, import_metrics, clock, errors, importing);
     if (server) server->drain(milliseconds(500));
-    std::cout << report.accepted << " of " << report.lines << " events stored";
-    if (report.refused > 0) std::cout << ", " << report.refused << " refused";
-    if (report.failed > 0) std::cout << ", " << report.failed << " not stored";
-    if (report.unknown > 0) std::cout << ", " << report.unknown << " unknown";
-    std::cout << '\n';
-    if (!report.clean())
-        std::cerr << "try: mend the lines named above and import them again; events with an idempotencykey count once "
-                     "however often\n";
-    return report.clean() ? base::kDone : base::kFailed;
+    return report;
+}
+
+void start_log(const Options& options) {
+    log::start("tidemark-producer", options.log_level == "info" ? log::Level::info : log::Level::warn);
+}
+
+struct stat status_of(int file) {
+    struct stat status {};
+    if (::fstat(file, &status) != 0) throw std::system_error(errno, std::generic_category(), "fstat");
+    return status;
 }
 
 int import_file(const Options& options) {
+    start_log(options);
     const base::Shutdown shutdown;
     // Never closed: the process ends with the import.
     const int file = options.file == "-" ? STDIN_FILENO : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC);
@@ -178,9 +298,37 @@ int import_file(const Options& options) {
         std::cerr << "error: cannot read " << options.file << ": " << std::strerror(errno) << '\n';
         return base::kWrongUse;
     }
+    const auto before = status_of(file);
+    const bool has_size = S_ISREG(before.st_mode);
+    // What comes through a pipe cannot be read twice, and is not known to be the same the next time.
+    const bool is_hashed = has_size && options.file != "-" && options.id.empty();
+    std::string hash;
+    if (is_hashed) {
+        Input input(file, shutdown);
+        std::istream bytes(&input);
+        hash = hash_of(bytes);
+        if (::lseek(file, 0, SEEK_SET) != 0) throw std::system_error(errno, std::generic_category(), "lseek");
+    } else if (!options.id.empty()) {
+        std::istringstream name(options.id);
+        hash = hash_of(name);
+    }
     Input input(file, shutdown);
     std::istream lines(&input);
-    return publish_lines(options, lines, shutdown, true);
+    const Source source{lines, hash, static_cast<std::uint64_t>(options.from_line),
+                        has_size && options.file != "-" ? static_cast<std::int64_t>(before.st_size) : -1, &input};
+    const auto report = publish_lines(options, source, shutdown);
+    report_import(options, source, report);
+    if (!is_hashed) return report.clean() ? base::kDone : base::kFailed;
+    const auto after = status_of(file);
+    const bool is_same = after.st_size == before.st_size && after.st_mtim.tv_sec == before.st_mtim.tv_sec &&
+                         after.st_mtim.tv_nsec == before.st_mtim.tv_nsec;
+    if (!is_same) {
+        std::cerr
+            << "error: " << options.file
+            << " was written to while it was imported: as it is now it is another file, and all of it would count "
+               "again\ntry: for a file that grows, import it with --id NAME from its first line on\n";
+    }
+    return report.clean() && is_same ? base::kDone : base::kFailed;
 }
 
 int send(const Options& options) {
@@ -202,9 +350,13 @@ int send(const Options& options) {
     std::string event;
     schemas::append_event(
         event, {schemas::make_uuid7(time), "/send", options.type, time, std::nullopt, std::nullopt, options.data});
+    start_log(options);
     std::istringstream line(event);
     const base::Shutdown shutdown;
-    return publish_lines(options, line, shutdown, false);  // over before anybody could look
+    const Source source{.lines = line, .file = {}};
+    const auto report = publish_lines(options, source, shutdown);
+    report_import(options, source, report);
+    return report.clean() ? base::kDone : base::kFailed;
 }
 
 // "" is the log's own end; a number is an offset, which means something in one partition alone.
@@ -293,13 +445,23 @@ int main(int argc, char** argv) {
                       "How long to go on without a broker that takes events.");
     settings.allow_environment({"TIDEMARK_*"});
     settings.command(
-        "import", "Publish a file of events, one per line (- reads standard input)",
+        "import", "Publish a file of events, one per line (- reads standard input), e.g. import events.ndjson",
         [&] {
             options.admin_listen_given = settings.is_given("admin-listen");
             return guarded([&] { return import_file(options); });
         },
         [&](base::Settings& command) {
-            command.argument("FILE", options.file, true, "File of events, as `export` writes it.");
+            command.argument("FILE", options.file, true,
+                             "File of events, as `export` writes it. Each line counts once however often the file is "
+                             "imported: its records name it by its bytes. Standard input has no name.");
+            command.text("id", options.id,
+                         "Names the lines by this instead of by the file's bytes: for standard input, or a file that "
+                         "grows. What was imported once under the same name and number does not count again.");
+            command.number("from-line", options.from_line, 1, INT64_MAX,
+                           "First line that is taken; an import that ends early says which.");
+            command.flag("progress", options.progress,
+                         "Show how far it is, also where standard error is no terminal: a line every five seconds.");
+            command.flag("json", options.json, "Report in JSON; with --progress, how far it is, too.");
             command.text("admin-listen", options.admin_listen,
                          "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
                          "default one, the import warns and goes on without.");

@@ -23,6 +23,7 @@ double share_of(const ProgressBar::State& state) {
 
 // Nullopt-like: below zero when nothing can be said.
 std::int64_t seconds_left(const ProgressBar::State& state) {
+    if (state.total < 0) return -1;
     if (state.done >= state.total) return 0;
     if (state.rate <= 0) return -1;
     return static_cast<std::int64_t>(std::ceil(static_cast<double>(state.total - state.done) / state.rate));
@@ -63,6 +64,11 @@ ProgressBar::~ProgressBar() {
     if (shown_ && style_ == Style::bar) out_ << '\n' << std::flush;
 }
 
+void ProgressBar::clear() {
+    if (shown_ && style_ == Style::bar) out_ << "\r\x1b[K" << std::flush;
+    next_ = {};
+}
+
 void ProgressBar::show(const State& state, std::chrono::steady_clock::time_point now) {
     undrawn_ = state;
     if (shown_ && now < next_) return;
@@ -78,21 +84,26 @@ void ProgressBar::draw(const State& state) {
     const auto left = seconds_left(state);
     const auto rate = static_cast<std::int64_t>(std::llround(state.rate));
     if (style_ == Style::json) {
-        out_ << R"({"progress":")" << what_ << R"(","done":)" << state.done << R"(,"total":)" << state.total
-             << R"(,"rate":)" << rate << R"(,"secondsLeft":)" << (left < 0 ? "null" : std::to_string(left)) << "}\n"
+        out_ << R"({"progress":")" << what_ << R"(","done":)" << state.done << R"(,"total":)"
+             << (state.total < 0 ? "null" : std::to_string(state.total)) << R"(,"rate":)" << rate
+             << R"(,"secondsLeft":)" << (left < 0 ? "null" : std::to_string(left)) << "}\n"
              << std::flush;
         return;
     }
-    const auto share = share_of(state);
-    char percent[16];
-    std::snprintf(percent, sizeof percent, "%5.1f %%", share * 100);
     std::string line(style_ == Style::bar ? "\r" : "");
     line.append(what_).append("  ");
-    if (style_ == Style::bar) {
-        const auto filled = static_cast<std::size_t>(share * kBarWidth);
-        line.append("[").append(filled, '#').append(kBarWidth - filled, '.').append("] ");
+    if (state.total >= 0) {
+        const auto share = share_of(state);
+        if (style_ == Style::bar) {
+            const auto filled = static_cast<std::size_t>(share * kBarWidth);
+            line.append("[").append(filled, '#').append(kBarWidth - filled, '.').append("] ");
+        }
+        char percent[16];
+        std::snprintf(percent, sizeof percent, "%5.1f %%", share * 100);
+        line.append(percent).append("  ");
     }
-    line.append(percent).append("  ").append(with_commas(state.done)).append(" of ").append(with_commas(state.total));
+    line.append(with_commas(state.done));
+    if (state.total >= 0) line.append(" of ").append(with_commas(state.total));
     line.append(" ").append(unit_).append("  ").append(with_commas(rate)).append("/s");
     if (left >= 0) line.append("  ").append(duration(left)).append(" left");
     if (!state.note.empty()) line.append("  ").append(state.note);

@@ -19,7 +19,7 @@ public:
 
     struct State {
         std::int64_t done = 0;
-        std::int64_t total = 0;  ///< may grow
+        std::int64_t total = 0;  ///< may grow; below zero: nobody knows
         double rate = 0;         ///< per second
         std::string note{};      ///< what else there is to say, e.g. "3 parked"
     };
@@ -31,6 +31,8 @@ public:
     ProgressBar(const ProgressBar&) = delete;
     ProgressBar& operator=(const ProgressBar&) = delete;
 
+    /// Takes the bar off its line, for something else to be written there; it comes again when it is next shown.
+    void clear();
     /// Shows it if it is time to; call it as often as you like. `now` is the steady clock's.
     void show(const State& state, std::chrono::steady_clock::time_point now);
 

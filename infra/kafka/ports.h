@@ -3,6 +3,7 @@
 #include "infra/kafka/record.h"
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -70,12 +71,15 @@ enum class Enqueued : std::uint8_t { ok, full, unavailable, too_large };
 
 using TopicIndex = std::uint32_t;
 
+/// Of one record: what tracing and lineage need several times over.
+inline constexpr std::size_t kMaxHeaders = 64;
+
 /// One record on its way to the log. The views need only live until `produce` returns.
 struct NewRecord {
     TopicIndex topic = 0;
     std::string_view key;  ///< never empty: it names the partition
     std::string_view value;
-    std::span<const Header> headers{};  ///< at most 8
+    std::span<const Header> headers{};  ///< at most kMaxHeaders
     std::uint64_t tag = 0;              ///< comes back in its Delivery
     /// A record that has not been handed to the client by then comes back as not_persisted.
     std::chrono::steady_clock::time_point give_up_at = std::chrono::steady_clock::time_point::max();

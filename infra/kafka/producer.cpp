@@ -88,7 +88,7 @@ struct Instance {
     std::vector<Topic> topics;
     Queue queue;                       // delivery reports and errors
     std::size_t outstanding = 0;       // handed over, report not yet taken from the queue; the delivery thread's
-    std::size_t max_record_bytes = 0;  // key and value; it refuses larger ones
+    std::size_t max_record_bytes = 0;  // key, value and headers; it refuses larger ones
     const Clock::time_point born = Clock::now();
 };
 
@@ -205,7 +205,10 @@ struct Producer::State {
         assert(record.topic < options.topics.size());
         if (!available.load(std::memory_order_acquire)) return Enqueued::unavailable;
         const std::size_t size = record.key.size() + record.value.size();
-        if (size > max_record_bytes) return Enqueued::too_large;
+        std::size_t header_bytes = 0;
+        for (const auto& header : record.headers)
+            header_bytes += header.name.size() + header.value.size();
+        if (size + header_bytes > max_record_bytes) return Enqueued::too_large;
         // Counted first, so that of several callers none goes over the limit unseen.
         if (++outstanding > options.queue_records) return refuse(Enqueued::full);
         if ((bytes += size) > static_cast<std::size_t>(options.queue_kbytes) * 1024) {
@@ -728,7 +731,7 @@ struct Producer::State {
     // By topic and partition. Made before `routed`, and so before `available`, and never changed after.
     std::vector<std::deque<Lane>> routes;
     std::atomic<bool> routed{false};
-    std::size_t max_record_bytes = 0;  // key and value; the client's own limit
+    std::size_t max_record_bytes = 0;  // key, value and headers; the client's own limit
 
     // The delivery thread's own.
     Instance* serving = nullptr;

@@ -14,7 +14,7 @@ namespace tidemark::kafka {
 
 struct Header {
     std::string_view name;
-    std::string_view value;
+    std::string_view value;  ///< its data() is null for a header without value, which is not the same as an empty one
 };
 
 /// A place to read from: the next record read of `partition` has this offset or a higher one.

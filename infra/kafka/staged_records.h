@@ -1,6 +1,6 @@
 #pragma once
 
-#include "infra/kafka/record.h"
+#include "infra/kafka/ports.h"
 
 #include <array>
 #include <cassert>
@@ -21,7 +21,6 @@ namespace tidemark::kafka {
 class StagedRecords {
 public:
     using TimePoint = std::chrono::steady_clock::time_point;
-    static constexpr std::size_t kMaxHeaders = 8;
     /// What an empty one may hold on to: about a thousand records of the usual size, for each partition. A burst is as
     /// large as the whole producer's queue, and comes to every partition some day.
     static constexpr std::size_t kKeptBytes = std::size_t{256} << 10;
@@ -33,7 +32,8 @@ public:
         const auto begin = bytes_.size();
         bytes_.append(key).append(value);
         for (const auto& header : headers) {
-            const std::array<std::uint32_t, 2> sizes{size_of(header.name), size_of(header.value)};
+            const std::array<std::uint32_t, 2> sizes{size_of(header.name),
+                                                     header.value.data() == nullptr ? kNoValue : size_of(header.value)};
             bytes_.append(reinterpret_cast<const char*>(sizes.data()), sizeof sizes);
             bytes_.append(header.name).append(header.value);
         }
@@ -54,7 +54,7 @@ public:
                 std::array<std::uint32_t, 2> sizes{};
                 std::memcpy(sizes.data(), take(sizeof sizes).data(), sizeof sizes);
                 header.name = take(sizes[0]);
-                header.value = take(sizes[1]);
+                header.value = sizes[1] == kNoValue ? std::string_view() : take(sizes[1]);
             }
             visit(key, value, std::span<const Header>(headers).first(entry.headers), entry.tag);
         }
@@ -110,6 +110,7 @@ public:
     }
 
 private:
+    static constexpr std::uint32_t kNoValue = 0xFFFFFFFF;
     struct Entry {
         std::uint64_t tag = 0;
         TimePoint give_up_at;

@@ -186,11 +186,11 @@ class Tidemark:
             text=True,
         )
 
-    def start_import(self, **settings: str) -> subprocess.Popen[str]:
-        """Starts an import of what is written to its `stdin`; it ends once that is closed."""
+    def start_import(self, *arguments: str | Path, **settings: str) -> subprocess.Popen[str]:
+        """Starts an import, by default of what is written to its `stdin`; it then ends once that is closed."""
         name = "tidemark-producer"
         return subprocess.Popen(
-            [str(self._binary(name)), "import", "-"],
+            [str(self._binary(name)), "import", *map(str, arguments or ["-"])],
             env=self._surroundings.settings(name, **settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -91,3 +91,27 @@ TEST_CASE("digits stand in groups") {
     CHECK(with_commas(-1'000) == "-1,000");
     CHECK(with_commas(1'234'567) == "1,234,567");
 }
+
+TEST_CASE("of what nobody knows the end, a bar says what is done and how fast") {
+    for (const auto style : {Style::bar, Style::lines, Style::json}) {
+        std::ostringstream out;
+        { ProgressBar(out, style, "import -", "bytes").show({.done = 2'000, .total = -1, .rate = 25}, kStart); }
+        CAPTURE(out.str());
+        CHECK(count(out.str(), "%") == 0);
+        CHECK(count(out.str(), "left") == 0);
+        CHECK(count(out.str(), style == Style::json ? R"("done":2000,"total":null,"rate":25,"secondsLeft":null)"
+                                                    : "import -  2,000 bytes  25/s") == 1);
+    }
+}
+
+TEST_CASE("a bar makes room for what is written between, and comes again") {
+    std::ostringstream out;
+    ProgressBar bar(out, Style::bar, "import f", "bytes");
+    bar.clear();
+    CHECK(out.str().empty());
+    bar.show({.done = 1, .total = 2}, kStart);
+    bar.clear();
+    CHECK(out.str().ends_with("\r\x1b[K"));
+    bar.show({.done = 1, .total = 2}, kStart + 1ms);
+    CHECK(count(out.str(), "50.0 %") == 2);
+}

@@ -28,7 +28,7 @@ std::vector<std::uint64_t> tags_of(const StagedRecords& records) {
 
 TEST_CASE("staged records come back in order, byte for byte, with their headers") {
     StagedRecords records;
-    const std::vector<Header> headers{{"content-type", "text"}, {"empty", ""}};
+    const std::vector<Header> headers{{"content-type", "text"}, {"empty", ""}, {"none", {}}};
     records.add("k", std::string_view("a\0b", 3), headers, 1, at(0ms));
     records.add("key", "", {}, 2, at(0ms));
     REQUIRE(records.size() == 2);
@@ -37,9 +37,23 @@ TEST_CASE("staged records come back in order, byte for byte, with their headers"
         seen.emplace_back(key);
         seen.emplace_back(value);
         for (const auto& header : with)
-            seen.push_back(std::string(header.name) + "=" + std::string(header.value));
+            seen.push_back(std::string(header.name) +
+                           (header.value.data() == nullptr ? "" : "=" + std::string(header.value)));
     });
-    CHECK(seen == std::vector<std::string>{"k", std::string("a\0b", 3), "content-type=text", "empty=", "key", ""});
+    CHECK(seen ==
+          std::vector<std::string>{"k", std::string("a\0b", 3), "content-type=text", "empty=", "none", "key", ""});
+}
+
+TEST_CASE("a staged record may have as many headers as any") {
+    StagedRecords records;
+    const std::vector<Header> headers(tidemark::kafka::kMaxHeaders, Header{"name", "value"});
+    records.add("k", "v", headers, 1, at(0ms));
+    std::size_t seen = 0;
+    records.for_each([&](auto, auto, std::span<const Header> with, std::uint64_t) {
+        for (const auto& header : with)
+            seen += header.name == "name" && header.value == "value" ? 1 : 0;
+    });
+    CHECK(seen == tidemark::kafka::kMaxHeaders);
 }
 
 TEST_CASE("overdue records are dropped from the oldest on, up to the first that may wait longer") {

@@ -88,6 +88,24 @@ TEST_CASE("a record carries key, value, its content type, and traceparent only w
     CHECK(f.sink->record(1).headers == Headers{{"content-type", "application/cloudevents+json"}});
 }
 
+TEST_CASE("headers that are given stand behind an event's own, or alone, and more than a record may have are refused") {
+    Fixture f;
+    using Headers = std::vector<std::pair<std::string, std::string>>;
+    const std::vector<kafka::Header> given{{"a", "1"}, {"b", "2"}};
+    f.publisher->publish({.key = "k", .value = "v", .traceparent = "00", .headers = given},
+                         [](const Published&) noexcept {});
+    f.publisher->publish({.key = "k", .value = "v", .headers = given, .bare = true}, [](const Published&) noexcept {});
+    f.publisher->publish({.key = "k", .value = "v", .bare = true}, [](const Published&) noexcept {});
+    CHECK(f.sink->record(0).headers ==
+          Headers{{"content-type", "application/cloudevents+json"}, {"traceparent", "00"}, {"a", "1"}, {"b", "2"}});
+    CHECK(f.sink->record(1).headers == Headers{{"a", "1"}, {"b", "2"}});
+    CHECK(f.sink->record(2).headers.empty());
+    CHECK(f.publisher->counters().bytes == 3 * 2 + 2 * 4);
+    const std::vector<kafka::Header> many(kafka::kMaxHeaders - 1, {"a", "1"});
+    CHECK_THROWS_AS(f.publisher->publish({.key = "k", .value = "v", .headers = many}, [](const Published&) noexcept {}),
+                    std::invalid_argument);
+}
+
 TEST_CASE("an empty key is refused, for it would have no one partition") {
     Fixture f;
     CHECK_THROWS_AS(f.publisher->publish({0, "", "v"}, [](const Published&) noexcept {}), std::invalid_argument);

@@ -49,7 +49,11 @@ public:
             const std::lock_guard lock(mutex_);
             if (record.value.size() > script_.most_bytes) return kafka::Enqueued::too_large;
             if (refused_++ < script_.full_at_first) return kafka::Enqueued::full;
-            taken_.push_back({record.topic, std::string(record.key), std::string(record.value)});
+            taken_.push_back({record.topic, std::string(record.key), std::string(record.value), {}});
+            for (const auto& header : record.headers) {
+                taken_.back().headers.push_back(
+                    std::string(header.name) + (header.value.data() == nullptr ? "" : "=" + std::string(header.value)));
+            }
             tags_.push_back(record.tag);
         }
         changed_.notify_all();
@@ -61,6 +65,7 @@ public:
         kafka::TopicIndex topic = 0;
         std::string key;
         std::string value;
+        std::vector<std::string> headers;
     };
     // The log as it came to be: what was persisted, in order.
     std::vector<Taken> log() {
@@ -114,7 +119,8 @@ struct Run {
 
 Run import_text(
     const std::string& text, AnsweringSink::Script script = {},
-    const std::function<bool(std::chrono::milliseconds)>& give_up = [](auto) { return false; }) {
+    const std::function<bool(std::chrono::milliseconds)>& give_up = [](auto) { return false; },
+    ImportOptions options = {}) {
     tests::FakeClock clock;
     AnsweringSink* sink = nullptr;
     EventPublisher publisher({}, clock, [&](kafka::RecordSink::Listener& listener) {
@@ -127,7 +133,8 @@ Run import_text(
     Run run;
     base::Metrics metrics;
     ImportMetrics import_metrics(metrics);
-    run.report = import_lines(lines, publisher, import_metrics, clock, errors, give_up);
+    options.give_up = give_up;
+    run.report = import_lines(lines, publisher, import_metrics, clock, errors, options);
     run.metrics = metrics.render();
     run.errors = errors.str();
     run.log = sink->log();
@@ -224,6 +231,87 @@ TEST_CASE("an event that may have been stored is reported as unknown and not sen
     CHECK(run.report.unknown == 1);
     CHECK(run.log.size() == 2);
     CHECK(run.errors.find("line 2: ") != std::string::npos);
+}
+
+TEST_CASE("each record names its line, blank and refused ones counted, behind what every event gets") {
+    const auto run = import_text(increment("a", 1) + "\n\n{broken\n" + increment("b", 2), {},
+                                 [](auto) { return false; }, {.file = "AAAAAAAAAAAAAAAAAAAAAA"});
+    REQUIRE(run.log.size() == 2);
+    CHECK(run.log[0].headers ==
+          std::vector<std::string>{"content-type=application/cloudevents+json", "import=AAAAAAAAAAAAAAAAAAAAAA:1"});
+    CHECK(run.log[1].headers.back() == "import=AAAAAAAAAAAAAAAAAAAAAA:4");
+    CHECK(run.report.next_line == 0);
+    const auto nameless = import_text(increment("a", 1));
+    CHECK(nameless.log.at(0).headers == std::vector<std::string>{"content-type=application/cloudevents+json"});
+}
+
+TEST_CASE("an envelope's record gets its own headers back, in order, and no others but its line's") {
+    const std::string envelope =
+        R"({"record":"counters","key":"azE=","value":"e30=","headers":[{"name":"b","value":"MDA="},)"
+        R"({"name":"import","value":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQTo3"},{"name":"a","value":""},{"name":"a","value":null},)"
+        R"({"name":"import","value":"bWluZQ=="},{"name_base64":"/w==","value":"MQ=="}]})";
+    const auto run = import_text(envelope, {}, [](auto) { return false; }, {.file = "BBBBBBBBBBBBBBBBBBBBBB"});
+    REQUIRE(run.log.size() == 1);
+    CHECK(run.log[0].headers ==
+          std::vector<std::string>{"b=00", "a=", "a", "import=mine", "\xFF=1", "import=BBBBBBBBBBBBBBBBBBBBBB:1"});
+    const auto nameless = import_text(R"({"record":"counters","key":"azE=","value":"e30=","headers":[]})");
+    REQUIRE(nameless.log.size() == 1);
+    CHECK(nameless.log[0].headers.empty());
+}
+
+TEST_CASE("an import goes on from a line, whose number stays what it is in the file") {
+    const auto run = import_text("{broken\n" + increment("a", 2) + "\n" + increment("a", 3), {},
+                                 [](auto) { return false; }, {.file = "AAAAAAAAAAAAAAAAAAAAAA", .from_line = 3});
+    CHECK(run.report.clean());
+    CHECK(run.report.lines == 1);
+    REQUIRE(run.log.size() == 1);
+    CHECK(run.log[0].value == increment("a", 3));
+    CHECK(run.log[0].headers.back() == "import=AAAAAAAAAAAAAAAAAAAAAA:3");
+}
+
+TEST_CASE("an event that may have been stored is sent again if it names its line") {
+    AnsweringSink::Script script;
+    script.answers[1] = kafka::Persistence::possibly_persisted;
+    const auto run = import_text(increment("a", 1) + "\n" + increment("a", 2) + "\n" + increment("a", 3), script,
+                                 [](auto) { return false; }, {.file = "AAAAAAAAAAAAAAAAAAAAAA"});
+    CHECK(run.report.clean());
+    CHECK(run.errors.empty());
+    REQUIRE(run.log.size() == 3);
+    CHECK(run.log.back().value == increment("a", 2));
+    CHECK(run.log.back().headers.back() == "import=AAAAAAAAAAAAAAAAAAAAAA:2");
+}
+
+TEST_CASE("an import that ends early says from which line to go on") {
+    const auto text = increment("a", 1) + "\n{broken\n" + increment("a", 3) + "\n" + increment("a", 4);
+    AnsweringSink::Script script;
+    script.answers[1] = kafka::Persistence::not_persisted;
+    script.answers[2] = kafka::Persistence::possibly_persisted;
+    auto run = import_text(text, script, [](auto) { return true; }, {.file = "AAAAAAAAAAAAAAAAAAAAAA"});
+    CHECK(run.report.next_line == 3);
+    CHECK(run.report.failed + run.report.unknown >= 1);
+    CHECK(run.report.accepted == 1);
+
+    // Nobody knows of the last one; those that were refused are another matter.
+    script.answers = {{2, kafka::Persistence::possibly_persisted}};
+    run = import_text(text, script);
+    CHECK(run.report.complete);
+    CHECK(run.report.unknown == 1);
+    CHECK(run.report.next_line == 4);
+    CHECK(import_text(text).report.next_line == 0);
+}
+
+TEST_CASE("a file is named by its bytes") {
+    const auto hash = [](const std::string& bytes) {
+        std::istringstream stream(bytes);
+        return hash_of(stream);
+    };
+    // The first 16 bytes of the well-known SHA-256 of nothing, and of "abc".
+    CHECK(hash("") == "47DEQpj8HBSa-_TImW-5JA");
+    CHECK(hash("abc") == "ungWv48Bz-pBQUDeXa4iIw");
+    CHECK(hash(std::string(200'000, 'x')) != hash(std::string(200'001, 'x')));
+    std::istringstream broken("abc");
+    broken.setstate(std::ios::badbit);
+    CHECK_THROWS_AS(hash_of(broken), std::runtime_error);
 }
 
 TEST_CASE("the metrics of an import say what became of its lines, as its report does") {

@@ -82,6 +82,38 @@ TEST_CASE("an envelope says all that the record had, and null for what it had no
           R"({"record":"counters","key":null,"value":null,"headers":[{"name":"traceparent","value":"MDA="}]})");
 }
 
+TEST_CASE("what headers an event has does not make it an envelope, and an envelope leaves its import out") {
+    bool is_envelope = true;
+    const std::string lineage = std::string(22, 'f') + ":12";
+    CHECK(line_of("k1", kEvent, &is_envelope,
+                  {{"content-type", "application/cloudevents+json"}, {"traceparent", "00"}, {"import", lineage}}) ==
+          kEvent);
+    CHECK_FALSE(is_envelope);
+    CHECK(line_of("k1", "{", nullptr, {{"a", "1"}, {"import", lineage}, {"import", "mine"}, {"\xFF", "2"}}) ==
+          R"({"record":"counters","key":"azE=","value":"ew==","headers":[{"name":"a","value":"MQ=="},)"
+          R"({"name":"import","value":"bWluZQ=="},{"name_base64":"/w==","value":"Mg=="}]})");
+}
+
+TEST_CASE("an envelope's headers that a record cannot have are named, each with everything that is wrong") {
+    const auto violations = [](const std::string& headers) {
+        const auto line = read(R"({"record":"counters","key":"azE=","value":"e30=","headers":)" + headers + "}");
+        return line ? std::string() : describe(line.violations());
+    };
+    CHECK(violations("7") == "/headers: is not an array");
+    CHECK(violations(R"([{"name":"a","value":"MQ=="},7,{"name":1,"value":"?"},{"name":"a"}])") ==
+          "/headers/1: is not an object; /headers/2/name: is no text, and there is no name_base64 instead; "
+          "/headers/2/value: is neither base64 nor null; /headers/3/value: is neither base64 nor null");
+    CHECK(violations(R"([{"name":"a","name_base64":"YQ==","value":null}])").find("/headers/0/name") == 0);
+    const auto many = [](std::size_t count) {
+        std::string all = "[";
+        for (std::size_t n = 0; n < count; ++n)
+            all += std::string(n == 0 ? "" : ",") + R"({"name":"a","value":"MQ=="})";
+        return all + "]";
+    };
+    CHECK(violations(many(kMostEnvelopeHeaders)).empty());
+    CHECK(violations(many(kMostEnvelopeHeaders + 1)).find("/headers: are more than 60") == 0);
+}
+
 TEST_CASE("an envelope that cannot be put on the log says why") {
     for (const auto* text :
          {R"({"record":"nonsense","key":"azE=","value":"e30=","headers":[]})",
