@@ -9,6 +9,7 @@
 #include "infra/http/operations.h"
 #include "infra/http/server.h"
 #include "infra/kafka/properties.h"
+#include "producer/convert.h"
 #include "producer/event_publisher.h"
 #include "producer/export.h"
 #include "producer/import.h"
@@ -29,6 +30,7 @@
 #include <exception>
 #include <fstream>
 #include <functional>
+#include <initializer_list>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -68,6 +70,8 @@ struct Options {
     std::string from;
     std::string to;
     std::int64_t partition = -1;
+    std::string kind;
+    ConvertOptions converting;
     milliseconds give_up{60'000};
 };
 
@@ -423,6 +427,65 @@ int export_file(const Options& options) {
     return report.complete ? base::kDone : base::kFailed;
 }
 
+std::vector<std::string> check_convert(const Options& options) {
+    const auto& given = options.converting;
+    std::vector<std::string> wrong;
+    const auto only_for = [&](const char* kind, std::initializer_list<std::pair<const char*, bool>> them) {
+        for (const auto& [name, is_there] : them) {
+            if (is_there) wrong.push_back(std::string(name) + ": is for `convert " + kind + "`");
+        }
+    };
+    const bool is_database = !given.dsn.empty();
+    const auto clash = [&](bool is_csv) {
+        if (is_csv && is_database) wrong.emplace_back("source-dsn: the data stand in files or in a database, not both");
+    };
+    if (!options.time.empty() && !schemas::parse_instant(options.time))
+        wrong.emplace_back("time: is no instant, e.g. 2026-11-20T10:00:00Z");
+    if (options.kind == "vehicles") {
+        only_for("counters", {{"counters", !given.counters.empty()}, {"table", !given.table.empty()}});
+        clash(!given.vehicles.empty() || !given.state_logs.empty());
+        if (!is_database && (given.vehicles.empty() || given.state_logs.empty()))
+            wrong.emplace_back("give --vehicles FILE and --state-logs FILE, or --source-dsn");
+    } else if (options.kind == "counters") {
+        only_for("vehicles", {{"vehicles", !given.vehicles.empty()}, {"state-logs", !given.state_logs.empty()}});
+        clash(!given.counters.empty());
+        if (!is_database && given.counters.empty())
+            wrong.emplace_back("give --counters FILE, or --source-dsn and --table");
+        if (is_database && given.table.empty()) wrong.emplace_back("table: is needed with --source-dsn");
+        if (options.time.empty()) wrong.emplace_back("time: is needed, for the table says none");
+    } else {
+        wrong.push_back("WHAT: \"" + options.kind + "\" is neither vehicles nor counters");
+    }
+    return wrong;
+}
+
+int convert(const Options& options) {
+    log::start("tidemark-producer", log::Level::warn);
+    const base::Shutdown shutdown;
+    std::ofstream file;
+    if (options.output != "-") {
+        file.open(options.output, std::ios::binary | std::ios::trunc);
+        if (!file) {
+            std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno) << '\n';
+            return base::kWrongUse;
+        }
+    }
+    auto converting = options.converting;
+    if (!options.time.empty()) converting.time = schemas::parse_instant(options.time);
+    converting.now = base::SystemClock().now();
+    converting.cancelled = [&shutdown] { return shutdown.requested(); };
+    auto& out = options.output == "-" ? std::cout : file;
+    const auto report = options.kind == "vehicles" ? convert_vehicles(converting, out, std::cerr)
+                                                   : convert_counters(converting, out, std::cerr);
+    std::cerr << report.rows << " rows, " << report.events << " events written";
+    if (report.refused > 0) std::cerr << ", " << report.refused << " rows refused";
+    std::cerr << '\n';
+    if (!report.complete) std::cerr << "stopped before the end: what was written is whole lines, but not all\n";
+    if (report.refused > 0)
+        std::cerr << "try: mend the rows named above and convert all of it again, before anything is imported\n";
+    return report.complete && report.refused == 0 ? base::kDone : base::kFailed;
+}
+
 int guarded(const std::function<int()>& command) {
     try {
         return command();
@@ -481,6 +544,33 @@ int main(int argc, char** argv) {
             command.number("partition", options.partition, -1, 1'000'000,
                            "Just this one; -1: all, one after the other.");
             command.check([&] { return check_export(options); });
+        });
+    settings.command(
+        "convert",
+        "Turn the data of the vehicles' or the counters' earlier service into a file for `import`, e.g. convert "
+        "counters "
+        "--counters totals.csv --time 2026-11-20T10:00:00Z --output counters.ndjson",
+        [&] { return guarded([&] { return convert(options); }); },
+        [&](base::Settings& command) {
+            auto& converting = options.converting;
+            command.argument("WHAT", options.kind, true,
+                             "`vehicles`: tables vehicles (id, make, model, state) and \"stateLogs\" (\"vehicleId\", "
+                             "state, timestamp); `counters`: a table of keys and values.");
+            command.text("vehicles", converting.vehicles,
+                         "CSV file with a header line that names id,make,model,state.");
+            command.text("state-logs", converting.state_logs,
+                         "CSV file with a header line that names vehicleId,state,timestamp.");
+            command.text("counters", converting.counters, "CSV file with a header line that names key,value.");
+            command.secret("source-dsn", converting.dsn,
+                           "PostgreSQL connection of the earlier service, instead of files.");
+            command.text("table", converting.table, "Table of the counters in it.");
+            command.text("key-column", converting.key_column, "Column of the counters' keys, in either.");
+            command.text("value-column", converting.value_column, "Column of their values, integers.");
+            command.text("time", options.time,
+                         "When the counters stood so; when a vehicle without a state log was registered (others are at "
+                         "their first state).");
+            command.text("output", options.output, "File to write; - is standard output.");
+            command.check([&] { return check_convert(options); });
         });
     settings.command(
         "send", "Publish one event, e.g. send tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'",
