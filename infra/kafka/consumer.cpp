@@ -54,8 +54,14 @@ public:
 
     [[nodiscard]] std::vector<Header> headers() const override {
         std::vector<Header> all;
-        const auto* headers = parsed();
-        if (headers == nullptr) return all;
+        rd_kafka_headers_t* headers = nullptr;
+        const auto code = rd_kafka_message_headers(message_.get(), &headers);
+        if (code == RD_KAFKA_RESP_ERR__NOENT) return all;
+        if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
+            fail("headers of partition " + std::to_string(message_->partition) + ", offset " +
+                     std::to_string(message_->offset),
+                 code);
+        }
         const char* name = nullptr;
         const void* value = nullptr;
         std::size_t size = 0;
@@ -65,28 +71,17 @@ public:
         return all;
     }
     [[nodiscard]] std::optional<std::string_view> header(const char* name) const override {
-        const auto* headers = parsed();
+        rd_kafka_headers_t* headers = nullptr;
         const void* value = nullptr;
         std::size_t size = 0;
-        if (headers == nullptr || rd_kafka_header_get_last(headers, name, &value, &size) != RD_KAFKA_RESP_ERR_NO_ERROR)
+        // Those that cannot be read name nothing: whoever asks for one must not have to stop at such a record.
+        if (rd_kafka_message_headers(message_.get(), &headers) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+            rd_kafka_header_get_last(headers, name, &value, &size) != RD_KAFKA_RESP_ERR_NO_ERROR)
             return std::nullopt;
         return std::string_view(static_cast<const char*>(value), size);
     }
 
 private:
-    // Null: it has none. The client parses them when they are first asked for.
-    [[nodiscard]] const rd_kafka_headers_t* parsed() const {
-        rd_kafka_headers_t* headers = nullptr;
-        const auto code = rd_kafka_message_headers(message_.get(), &headers);
-        if (code == RD_KAFKA_RESP_ERR__NOENT) return nullptr;
-        if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
-            fail("headers of partition " + std::to_string(message_->partition) + ", offset " +
-                     std::to_string(message_->offset),
-                 code);
-        }
-        return headers;
-    }
-
     Message message_;
     std::atomic<std::int64_t>* living_;
 };

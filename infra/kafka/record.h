@@ -43,7 +43,7 @@ public:
     std::optional<std::string_view> value;  ///< nullopt: a tombstone
 
     [[nodiscard]] std::vector<Header> headers() const { return body_ ? body_->headers() : std::vector<Header>{}; }
-    /// The value of the last header of that name, if there is one; makes no list of them.
+    /// The value of the last header of that name, if there is one that can be read; makes no list of them.
     [[nodiscard]] std::optional<std::string_view> header(const char* name) const {
         return body_ ? body_->header(name) : std::nullopt;
     }

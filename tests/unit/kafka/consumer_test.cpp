@@ -67,31 +67,42 @@ void put(std::string& bytes, std::uint64_t value, int size) {
         bytes.push_back(static_cast<char>(value >> (8 * n)));
 }
 
-/// Stores a batch of one record whose checksum is wrong, as a broken disk would hand it out.
-void store_broken_batch(const std::string& brokers, const std::string& topic) {
+std::uint32_t crc32c(std::string_view bytes) {
+    std::uint32_t crc = 0xFFFFFFFF;
+    for (const char byte : bytes) {
+        crc ^= static_cast<unsigned char>(byte);
+        for (int bit = 0; bit < 8; ++bit)
+            crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78 : 0);
+    }
+    return ~crc;
+}
+
+/// Stores a batch of one record with these headers, as the protocol writes them. `is_whole`: else its checksum is
+/// wrong, as a broken disk would hand it out.
+void store_batch(const std::string& brokers, const std::string& topic, std::string_view headers, bool is_whole) {
     std::string record;
     record += '\0';                          // attributes
     record += '\0';                          // timestamp delta
     record += '\0';                          // offset delta
     record += std::string("\x02k\x02v", 4);  // key and value, their lengths zigzagged
-    record += '\0';                          // no headers
+    record += headers;
     std::string batch;
-    put(batch, 0, 4);           // partition leader epoch
-    put(batch, 2, 1);           // magic
-    put(batch, 0xdeadbeef, 4);  // checksum
-    put(batch, 0, 2);           // attributes
-    put(batch, 0, 4);           // last offset delta
-    put(batch, 0, 8);           // base timestamp
-    put(batch, 0, 8);           // max timestamp
-    put(batch, ~0ULL, 8);       // producer id
-    put(batch, ~0ULL, 2);       // producer epoch
-    put(batch, ~0ULL, 4);       // base sequence
-    put(batch, 1, 4);           // records
+    put(batch, 0, 2);      // attributes
+    put(batch, 0, 4);      // last offset delta
+    put(batch, 0, 8);      // base timestamp
+    put(batch, 0, 8);      // max timestamp
+    put(batch, ~0ULL, 8);  // producer id
+    put(batch, ~0ULL, 2);  // producer epoch
+    put(batch, ~0ULL, 4);  // base sequence
+    put(batch, 1, 4);      // records
     put(batch, record.size() << 1, 1);
     batch += record;
     std::string set;
     put(set, 0, 8);
-    put(set, batch.size(), 4);
+    put(set, batch.size() + 9, 4);
+    put(set, 0, 4);  // partition leader epoch
+    put(set, 2, 1);  // magic
+    put(set, is_whole ? crc32c(batch) : 0xdeadbeef, 4);
     set += batch;
 
     std::string body;
@@ -169,6 +180,18 @@ TEST_CASE("partitions that are given up within moments of an assignment do not e
     bench.fill(7, 1);
     consumer.assign(bench.starts(0));
     CHECK(poll_for<Record>(consumer).partition == 7);
+}
+
+TEST_CASE("headers that cannot be read name nothing, and the record comes all the same") {
+    Bench bench(1);
+    // One header, whose name is -64 bytes long; then one that is "import", of one byte.
+    store_batch(bench.cluster.brokers(), "t", "\x02\x7F", true);
+    store_batch(bench.cluster.brokers(), "t", "\x02\x0Cimport\x02x", true);
+    Consumer& consumer = bench.start_reading();
+    const auto broken = poll_for<Record>(consumer);
+    CHECK(broken.value == "v");
+    CHECK(broken.header("import") == std::nullopt);
+    CHECK(poll_for<Record>(consumer).header("import") == "x");
 }
 
 TEST_CASE("a record keeps its bytes: no key, no value, empty ones, NULs and headers are told apart") {
@@ -314,7 +337,7 @@ TEST_CASE("a start outside the log is an error that names the place, never a jum
 TEST_CASE("a batch whose checksum is wrong is an error that names the place, for the client goes on behind it") {
     Bench bench(1);
     bench.fill(0, 3);
-    store_broken_batch(bench.cluster.brokers(), "t");
+    store_batch(bench.cluster.brokers(), "t", std::string_view("\0", 1), false);
     bench.fill(0, 3);
     Consumer& consumer = bench.start_reading();
     for (std::int64_t offset = 0; offset < 3; ++offset)
