@@ -216,7 +216,8 @@ void EventPublisher::publish(const Outgoing& event, Completion completion) {
                                     .value = event.value,
                                     .headers = headers,
                                     .tag = armed->tag,
-                                    .give_up_at = armed->deadline});
+                                    .give_up_at = armed->deadline,
+                                    .partition = event.partition});
     };
     const auto own = std::span(standard).first(event.bare ? 0 : event.traceparent.empty() ? 1 : 2);
     const auto joined = [&] {

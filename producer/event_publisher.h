@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -24,6 +25,8 @@ struct Outgoing {
     /// Behind content-type and traceparent; all together at most kafka::kMaxHeaders.
     std::span<const kafka::Header> headers{};
     bool bare = false;  ///< a record as it once stood: with `headers` alone
+    /// Exactly this one, which the topic has: for a decision, which stands beside its letter. Nullopt: the key's.
+    std::optional<std::int32_t> partition{};
 };
 
 struct EventPublisherOptions {

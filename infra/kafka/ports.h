@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <variant>
@@ -77,12 +78,14 @@ inline constexpr std::size_t kMaxHeaders = 64;
 /// One record on its way to the log. The views need only live until `produce` returns.
 struct NewRecord {
     TopicIndex topic = 0;
-    std::string_view key;  ///< never empty: it names the partition
+    std::string_view key;  ///< never empty: it names the partition, unless `partition` does
     std::string_view value;
     std::span<const Header> headers{};  ///< at most kMaxHeaders
     std::uint64_t tag = 0;              ///< comes back in its Delivery
     /// A record that has not been handed to the client by then comes back as not_persisted.
     std::chrono::steady_clock::time_point give_up_at = std::chrono::steady_clock::time_point::max();
+    /// Exactly this one, which the topic has: for a record that belongs to another one's place. Nullopt: the key's.
+    std::optional<std::int32_t> partition{};
 };
 
 /// Where records go.

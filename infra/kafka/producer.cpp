@@ -216,8 +216,10 @@ struct Producer::State {
             return refuse(Enqueued::full);
         }
         auto& lanes = routes[record.topic];
-        auto& lane =
-            lanes[static_cast<std::size_t>(murmur2_partition(record.key, static_cast<std::int32_t>(lanes.size())))];
+        const auto partition =
+            record.partition.value_or(murmur2_partition(record.key, static_cast<std::int32_t>(lanes.size())));
+        assert(partition >= 0 && static_cast<std::size_t>(partition) < lanes.size());
+        auto& lane = lanes[static_cast<std::size_t>(partition)];
         bool first = false;
         {
             const std::lock_guard lock(lane.mutex);

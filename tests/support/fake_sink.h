@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,7 @@ public:
         std::vector<std::pair<std::string, std::string>> headers;
         std::uint64_t tag = 0;
         std::chrono::steady_clock::time_point give_up_at;
+        std::optional<std::int32_t> partition{};
         bool sent = false;
         bool answered = false;
     };
@@ -47,7 +49,8 @@ public:
         if (before_produce) before_produce();
         if (!available_) return kafka::Enqueued::unavailable;
         if (next_answer_ != kafka::Enqueued::ok) return next_answer_;
-        Produced record{given.topic, std::string(given.key), std::string(given.value), {}, given.tag, given.give_up_at};
+        Produced record{given.topic, std::string(given.key), std::string(given.value), {},
+                        given.tag,   given.give_up_at,       given.partition};
         for (const auto& header : given.headers)
             record.headers.emplace_back(header.name, header.value);
         const std::lock_guard lock(mutex_);

@@ -15,6 +15,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 using namespace tidemark;
@@ -81,6 +82,29 @@ TEST_CASE("a produced record is reported persisted, at its place in the partitio
     CHECK(bench.producer->flush(10s));
     CHECK(bench.producer->counters().persisted == 100);
     CHECK(bench.producer->counters().outstanding == 0);
+}
+
+TEST_CASE("a record goes to the partition that it names, whatever its key, and keeps its turn there") {
+    Bench bench({}, 5);
+    for (std::uint64_t tag = 0; tag < 50; ++tag) {
+        kafka::NewRecord record{0, "k", "", {}, tag};
+        const auto value = std::to_string(tag);
+        record.value = value;
+        if (tag % 2 == 0) record.partition = static_cast<std::int32_t>(tag % 5);
+        REQUIRE(bench.producer->produce(record) == Enqueued::ok);
+    }
+    REQUIRE(bench.deliveries.wait_for(50));
+    auto log = bench.log(5);
+    std::vector<std::int64_t> last(5, -1);
+    for (std::uint64_t tag = 0; tag < 50; ++tag) {
+        const auto delivery = bench.deliveries.of(tag);
+        const auto wanted = tag % 2 == 0 ? static_cast<std::int32_t>(tag % 5) : murmur2_partition("k", 5);
+        CHECK(delivery.persistence == Persistence::persisted);
+        CHECK(delivery.partition == wanted);
+        CHECK(log[std::to_string(tag)] ==
+              std::vector<std::pair<std::int32_t, std::int64_t>>{{wanted, delivery.offset}});
+        CHECK(delivery.offset > std::exchange(last[static_cast<std::size_t>(wanted)], delivery.offset));
+    }
 }
 
 TEST_CASE("many reports are handed over in one call") {

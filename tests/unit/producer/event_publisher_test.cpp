@@ -106,6 +106,15 @@ TEST_CASE("headers that are given stand behind an event's own, or alone, and mor
                     std::invalid_argument);
 }
 
+TEST_CASE("an event is sent to the partition that it names, or to its key's") {
+    Fixture f;
+    f.publish();
+    f.publisher->publish({.topic = 0, .key = "k", .value = "v", .partition = 3}, [](const Published&) noexcept {});
+    CHECK_FALSE(f.sink->record(0).partition);
+    CHECK(f.sink->record(1).partition == 3);
+    CHECK(f.sink->record(1).key == "k");
+}
+
 TEST_CASE("an empty key is refused, for it would have no one partition") {
     Fixture f;
     CHECK_THROWS_AS(f.publisher->publish({0, "", "v"}, [](const Published&) noexcept {}), std::invalid_argument);
