@@ -25,6 +25,7 @@
 namespace tidemark::consumers {
 
 using base::with_commas;
+using schemas::append_bytes;
 
 namespace {
 
@@ -76,16 +77,6 @@ std::string for_people(const Bytes& bytes, std::size_t most = 60) {
     if (!bytes) return "null";
     if (schemas::json::is_utf8(*bytes)) return shown(*bytes, most);
     return "base64 " + shown(schemas::to_base64(*bytes), most);
-}
-
-void append_bytes(std::string& json, std::string_view name, const Bytes& bytes) {
-    const bool is_text = !bytes || schemas::json::is_utf8(*bytes);
-    json.append("\"").append(name).append(is_text ? "\":" : "Base64\":");
-    if (!bytes) {
-        json += "null";
-    } else {
-        schemas::json::append_string(json, is_text ? *bytes : schemas::to_base64(*bytes));
-    }
 }
 
 void append_text(std::string& json, std::string_view name, std::string_view text) {
@@ -240,9 +231,6 @@ order by w.place)"};
 // So many are sent before what became of them is looked at.
 constexpr std::size_t kDecisionsAtOnce = 100;
 
-// More would not fit into a record, with what JSON makes of it.
-constexpr std::size_t kMaxEdit = 500'000;
-
 struct Decision {
     schemas::Position letter;
     std::optional<std::int64_t> offset;  // where it stands itself
@@ -359,7 +347,7 @@ void carry_out(pg::Connection& tables, const DecideOptions& options, const Gener
             for (; sent < end; ++sent) {
                 if (options.cancelled()) throw std::runtime_error("cancelled");
                 auto& one = decisions[sent];
-                one.offset = admin.append(live.target.topic, one.letter.partition, "decision",
+                one.offset = admin.append(live.target.topic, one.letter.partition, schemas::dead_letter::kKey,
                                           event_of(options, one.letter.offset));
             }
             const auto chunk = decisions.subspan(begin, end - begin);
@@ -419,8 +407,8 @@ bool decide_dead_letters(const DecideOptions& options, const Generation& live, s
     const std::string stream(live.target.projection->stream().name);
     pg::Connection tables = connect(options.dsn, live);
     auto decisions = find_open(tables, options, stream);
-    if (options.edit && options.edit->size() > kMaxEdit)
-        throw Refused("the edit is larger than " + std::to_string(kMaxEdit) +
+    if (options.edit && options.edit->size() > schemas::dead_letter::kMaxSentEditBytes)
+        throw Refused("the edit is larger than " + std::to_string(schemas::dead_letter::kMaxSentEditBytes) +
                       " bytes, and would not fit into a record");
     if (!decisions.empty()) static_cast<void>(event_of(options, decisions.front().letter.offset));
     if (options.dry_run) {

@@ -1,5 +1,7 @@
 #include "schemas/base64.h"
 
+#include "schemas/json.h"
+
 #include <sodium.h>
 
 namespace tidemark::schemas {
@@ -21,6 +23,16 @@ std::optional<std::string> from_base64(std::string_view text) {
     if (failed != 0 || end != text.data() + text.size()) return std::nullopt;
     bytes.resize(size);
     return bytes;
+}
+
+void append_bytes(std::string& json, std::string_view name, const std::optional<std::string>& bytes) {
+    const bool is_text = !bytes || json::is_utf8(*bytes);
+    json.append("\"").append(name).append(is_text ? "\":" : "Base64\":");
+    if (bytes) {
+        json::append_string(json, is_text ? *bytes : to_base64(*bytes));
+    } else {
+        json.append("null");
+    }
 }
 
 }  // namespace tidemark::schemas

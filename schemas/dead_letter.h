@@ -15,12 +15,18 @@ namespace tidemark::schemas::dead_letter {
 inline constexpr std::string_view kRedriven = "tidemark.dead_letter.redriven.v1";
 inline constexpr std::string_view kDiscarded = "tidemark.dead_letter.discarded.v1";
 
+/// The key of their records, which says nothing: they stand where the letter does, whatever partition a key has.
+inline constexpr std::string_view kKey = "decision";
+
 inline bool is_decision(std::string_view type) noexcept {
     return type == kRedriven || type == kDiscarded;
 }
 
 inline constexpr std::size_t kMaxNoteBytes = 2'000;
 inline constexpr std::size_t kMaxEditBytes = 1 << 20;
+
+/// The longest edit that is sent: more would not fit into a record, with what JSON makes of it.
+inline constexpr std::size_t kMaxSentEditBytes = 500'000;
 
 /// So many times a letter is tried, the first included; then it is quarantined.
 inline constexpr std::int64_t kMostAttempts = 6;

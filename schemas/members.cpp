@@ -52,6 +52,13 @@ std::string_view Members::read_text(json::Value value, std::string_view name, st
     return value.text();
 }
 
+bool Members::flag(std::string_view name) {
+    const auto value = find(name);
+    if (!value || value.is(json::Kind::null)) return false;
+    if (!value.is(json::Kind::boolean)) violate(name, "must be true or false");
+    return value.is(json::Kind::boolean) && value.text() == "true";
+}
+
 std::int64_t Members::integer(std::string_view name, std::int64_t min, std::int64_t max) {
     const auto value = take(name);
     if (!value) return 0;

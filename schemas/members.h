@@ -30,6 +30,9 @@ public:
     /// Likewise, where it is there; a null one is not.
     std::optional<std::string_view> optional_text(std::string_view name, std::size_t max_bytes);
 
+    /// A boolean, false where it is not there; a null one is not.
+    bool flag(std::string_view name);
+
     /// A required integer within [min, max], written without fraction or exponent.
     std::int64_t integer(std::string_view name, std::int64_t min, std::int64_t max);
 

@@ -68,6 +68,9 @@ create table dead_letters (
     note          text,
     primary key (partition, "offset")
 );
+-- They are looked through by age, the open ones however many have been decided about, and the few of one reason among many.
+create index dead_letters_by_age on dead_letters (status, append_time, partition, "offset");
+create index dead_letters_by_reason on dead_letters (status, reason, append_time, partition, "offset");
 
 -- How far the tables are, as every API view carries it: next offsets and as-of instants (microseconds since the epoch, 0 =
 -- never known) by partition, as text lists.
@@ -81,3 +84,10 @@ create view api_progress as
 select p.generation, p.applied, p.as_of,
        (select count(*) from dead_letters d where d.status = 'open')::bigint as open_dead_letters
 from progress p;
+
+create view api_dead_letters as
+select d.partition, d."offset", d.topic, d.append_time, d.key, d.value, d.header_names, d.header_values,
+       d.reason, d.detail, d.attempts, d.status, d.decided_at, d.note,
+       p.generation, p.applied, p.as_of
+from dead_letters d
+cross join progress p;

@@ -2,9 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
+using tidemark::schemas::append_bytes;
 using tidemark::schemas::from_base64;
 using tidemark::schemas::to_base64;
 
@@ -39,4 +41,17 @@ TEST_CASE("what is no base64 is refused") {
         CAPTURE(text);
         CHECK_FALSE(from_base64(text));
     }
+}
+
+TEST_CASE("bytes stand in JSON as text, as base64 when they are none, and as null when there are none") {
+    const auto member = [](const std::optional<std::string>& bytes) {
+        std::string json;
+        append_bytes(json, "key", bytes);
+        return json;
+    };
+    CHECK(member("a\"\n\xC3\xA9") == "\"key\":\"a\\\"\\n\xC3\xA9\"");
+    CHECK(member(std::string("a\0b", 3)) == R"("key":"a\u0000b")");
+    CHECK(member("") == R"("key":"")");
+    CHECK(member("\xFF") == R"("keyBase64":"/w==")");
+    CHECK(member(std::nullopt) == R"("key":null)");
 }

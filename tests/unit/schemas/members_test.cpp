@@ -47,4 +47,23 @@ TEST_CASE("the violations of all members are named together") {
         "/data/number: must be an integer from -1 to 1, written without fraction or exponent\n/data/x: unknown member");
 }
 
+TEST_CASE("a flag is true or false, and false where there is none") {
+    const auto flag = [](std::string_view body) {
+        json::Reader reader;
+        const auto value = reader.parse(body);
+        REQUIRE(value.ok());
+        Members members(*value, "");
+        const bool set = members.flag("set");
+        const auto found = members.violations(json::Unknown::refuse);
+        return found.empty() ? std::string(set ? "yes" : "no") : listing(found);
+    };
+    CHECK(flag(R"({"set":true})") == "yes");
+    CHECK(flag(R"({"set":false})") == "no");
+    CHECK(flag(R"({"set":null})") == "no");
+    CHECK(flag("{}") == "no");
+    for (const auto* body : {R"({"set":"true"})", R"({"set":1})", R"({"set":[]})"})
+        CHECK(flag(body) == "/set: must be true or false");
+    CHECK(flag(R"({"sets":true})") == "/sets: unknown member");
+}
+
 }  // namespace tidemark::schemas
