@@ -19,14 +19,18 @@ void Items::begin_cell() {
         if (column_ > 0) body_.push_back(',');
         return;
     }
-    if (column_ > 0) {
-        body_.push_back(',');
-    } else {
-        if (media_ == Media::json && !empty_) body_.push_back(',');
-        body_.push_back('{');
-    }
+    begin_row();
+    if (!row_is_empty_) body_.push_back(',');
+    row_is_empty_ = false;
     append_string(body_, columns_[column_]);
     body_.push_back(':');
+}
+
+void Items::begin_row() {
+    if (column_ > 0) return;
+    row_is_empty_ = true;
+    if (media_ == Media::json && !empty_) body_.push_back(',');
+    body_.push_back('{');
 }
 
 void Items::end_cell() {
@@ -78,6 +82,15 @@ void Items::instant(schemas::Timestamp value) {
 void Items::null() {
     begin_cell();
     if (media_ != Media::csv) body_.append("null");
+    end_cell();
+}
+
+void Items::absent() {
+    if (media_ == Media::csv) {
+        begin_cell();
+    } else {
+        begin_row();
+    }
     end_cell();
 }
 

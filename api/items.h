@@ -24,18 +24,21 @@ public:
     void number(std::string_view digits);  ///< as written
     void instant(schemas::Timestamp value);
     void null();
+    void absent();  ///< the row has no such member; in CSV it is as null
 
     /// The body; the last call. `next`: cursor of the next page, empty on the last; stands in JSON only.
     std::string finish(std::string_view next);
 
 private:
     void begin_cell();
+    void begin_row();
     void end_cell();
 
     Media media_;
     std::span<const std::string_view> columns_;
     std::size_t column_ = 0;
     bool empty_ = true;
+    bool row_is_empty_ = true;
     std::string body_;
 };
 

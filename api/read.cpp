@@ -22,6 +22,22 @@ constexpr int kRuns = 3;
 /// Beyond its wait a read needs its statement's own time-out, and a second for the answer.
 constexpr std::chrono::milliseconds kBeyondWait{4'000};
 
+/// The latest positions of those streams among a token's parts.
+std::vector<schemas::TokenPart> parts_of_streams(const std::vector<schemas::TokenPart>& parts,
+                                                 std::span<const schemas::Stream> streams,
+                                                 schemas::Violations& violations) {
+    constexpr std::string_view kPointer = "?at_least";
+    if (streams.size() == 1) return parts_of_stream(parts, streams.front().name, kPointer, violations);
+    std::vector<schemas::TokenPart> found;
+    for (const auto& stream : streams) {
+        schemas::Violations none;  // a token need not name every stream
+        for (auto& part : parts_of_stream(parts, stream.name, kPointer, none))
+            found.push_back(std::move(part));
+    }
+    if (found.empty()) violations.push_back({std::string(kPointer), "names no position of a stream"});
+    return found;
+}
+
 std::string stale_detail(const Read& read, const std::optional<schemas::Timestamp>& as_of) {
     std::string detail = "the tables did not become as fresh as was asked for within ";
     detail.append(std::to_string(read.wishes.wait.count())).append(" s");
@@ -118,16 +134,17 @@ std::string make_weak_etag(std::string_view text) {
 }
 
 std::shared_ptr<Read> Reads::begin(const http::Request& request, http::Reply reply, const Query& query,
-                                   const schemas::Stream& stream, std::span<const Media> offered,
+                                   std::span<const schemas::Stream> streams, std::span<const Media> offered,
                                    schemas::Violations violations) {
     auto read = std::make_shared<Read>();
     read->reply = std::move(reply);
     read->trace = trace_of(request);
-    read->stream = ProgressWatch::index_of(stream);
+    read->stream = ProgressWatch::index_of(streams.front());
+    for (std::size_t n = 1; n < streams.size(); ++n)
+        read->others.emplace_back(read->stream + n, Wish());
     read->wishes = read_wishes(request, query, violations);
     std::vector<schemas::TokenPart> parts;
-    if (!read->wishes.at_least.empty())
-        parts = parts_of_stream(read->wishes.at_least, stream.name, "?at_least", violations);
+    if (!read->wishes.at_least.empty()) parts = parts_of_streams(read->wishes.at_least, streams, violations);
     if (!violations.empty()) {
         send_problem(read->reply, {.type = &problems::kInvalidRequest, .violations = std::move(violations)},
                      read->trace);
@@ -147,11 +164,18 @@ std::shared_ptr<Read> Reads::begin(const http::Request& request, http::Reply rep
     if (read->wishes.is_demanding() && !demand(*read, parts, "?at_least")) return nullptr;
     read->wish.everything_acknowledged = read->wishes.no_cache;
     if (read->wishes.max_age) read->wish.as_of = clock_.now() - *read->wishes.max_age;
+    for (auto& [stream, wish] : read->others) {
+        wish.everything_acknowledged = read->wish.everything_acknowledged;
+        wish.as_of = read->wish.as_of;
+    }
     return read;
 }
 
 bool Reads::demand(Read& read, const std::vector<schemas::TokenPart>& parts, std::string_view pointer) const {
-    if (watch_.log(read.stream).hash().empty()) {
+    const bool knows_logs = !watch_.log(read.stream).hash().empty() &&
+                            std::none_of(read.others.begin(), read.others.end(),
+                                         [this](const auto& other) { return watch_.log(other.first).hash().empty(); });
+    if (!knows_logs) {
         send_problem(read.reply,
                      {.type = &problems::kUnavailable, .detail = "it is not known yet how far the tables are"},
                      read.trace);
@@ -159,8 +183,12 @@ bool Reads::demand(Read& read, const std::vector<schemas::TokenPart>& parts, std
     }
     read.token_pointer = pointer;
     for (const auto& part : parts) {
-        if (watch_.is_of_log(read.stream, part)) {
-            read.wish.at_least.push_back(part.position);
+        const auto other = std::find_if(read.others.begin(), read.others.end(), [&](const auto& one) {
+            return schemas::catalogue()[one.first].name == part.stream;
+        });
+        const bool is_other = other != read.others.end();
+        if (watch_.is_of_log(is_other ? other->first : read.stream, part)) {
+            (is_other ? other->second : read.wish).at_least.push_back(part.position);
             continue;
         }
         send_problem(read.reply,
@@ -172,20 +200,35 @@ bool Reads::demand(Read& read, const std::vector<schemas::TokenPart>& parts, std
 }
 
 void Reads::when_fresh(std::shared_ptr<Read> read, std::function<void()> then) {
-    if (!read->wish) {
+    std::vector<std::pair<std::size_t, Wish>> wanted(read->others.rbegin(), read->others.rend());
+    wanted.emplace_back(read->stream, read->wish);
+    std::erase_if(wanted, [](const auto& one) { return !one.second; });
+    if (wanted.empty()) {
         then();
         return;
     }
     const std::chrono::milliseconds wait = read->wishes.wait;
     read->reply.extend_deadline(static_cast<std::uint32_t>((wait + kBeyondWait).count()));
-    auto wish = read->wish;
-    const auto stream = read->stream;
+    await(std::move(read), std::move(wanted), clock_.steady() + wait, std::move(then));
+}
+
+void Reads::await(std::shared_ptr<Read> read, std::vector<std::pair<std::size_t, Wish>> wanted, Instant until,
+                  std::function<void()> then) {
+    auto [stream, wish] = std::move(wanted.back());
+    wanted.pop_back();
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - clock_.steady());
     watch_.wait(
-        stream, std::move(wish), wait,
-        [this, read = std::move(read), then = std::move(then)](const WaitOutcome& outcome) {
+        stream, std::move(wish), left,
+        [this, stream = stream, until, read = std::move(read), wanted = std::move(wanted),
+         then = std::move(then)](const WaitOutcome& outcome) {
             switch (outcome.waited) {
                 case Waited::satisfied:
-                    read->proven_as_of = outcome.as_of;
+                    if (!wanted.empty()) {
+                        await(read, wanted, until, then);
+                        return;
+                    }
+                    // What one wait has proven says nothing of the other streams.
+                    if (read->others.empty()) read->proven_as_of = outcome.as_of;
                     then();
                     return;
                 case Waited::stale:
@@ -194,7 +237,7 @@ void Reads::when_fresh(std::shared_ptr<Read> read, std::function<void()> then) {
                         return;
                     }
                     send_problem(read->reply,
-                                 {.type = &problems::kStale, .detail = stale_detail(*read, watch_.as_of(read->stream))},
+                                 {.type = &problems::kStale, .detail = stale_detail(*read, watch_.as_of(stream))},
                                  read->trace);
                     return;
                 case Waited::token_unknown:
@@ -212,21 +255,29 @@ void Reads::when_fresh(std::shared_ptr<Read> read, std::function<void()> then) {
         });
 }
 
+void Reads::enter() {
+    const std::lock_guard lock(mutex_);
+    ++under_way_;
+}
+
+void Reads::leave() {
+    const std::lock_guard lock(mutex_);  // held while notifying, as the waiter may destroy both
+    if (--under_way_ == 0) idle_.notify_all();
+}
+
+std::shared_ptr<void> Reads::stay() {
+    enter();
+    return {this, [](Reads* reads) { reads->leave(); }};
+}
+
 bool Reads::query(const pg::Statement& statement, pg::Params params, pg::QueryCallback then) {
-    {
-        const std::lock_guard lock(mutex_);
-        ++under_way_;
-    }
-    const auto done = [this] {
-        const std::lock_guard lock(mutex_);  // held while notifying, as the waiter may destroy both
-        if (--under_way_ == 0) idle_.notify_all();
-    };
+    enter();
     const bool taken =
-        pool_.submit(statement, std::move(params), [done, then = std::move(then)](pg::QueryResult result) {
+        pool_.submit(statement, std::move(params), [this, then = std::move(then)](pg::QueryResult result) {
             then(std::move(result));
-            done();
+            leave();
         });
-    if (!taken) done();
+    if (!taken) leave();
     return taken;
 }
 
@@ -331,15 +382,28 @@ void Reads::answer(const std::shared_ptr<Read>& read, Question question) {
 
 Freshness Reads::freshness(const Read& read, const Progress& progress) const {
     Freshness fresh;
-    std::optional<std::int32_t> partition;
+    auto partition = read.partition;
     fresh.as_of = progress.oldest_as_of();
-    if (!read.entity.empty()) {
+    if (!read.entity.empty())
         partition = kafka::murmur2_partition(read.entity, static_cast<std::int32_t>(progress.next.size()));
-        fresh.as_of = progress.as_of[static_cast<std::size_t>(*partition)];
-    }
+    if (partition) fresh.as_of = progress.as_of.at(static_cast<std::size_t>(*partition));
     fresh.as_of = std::max(fresh.as_of, read.proven_as_of);
     if (const auto log_hash = watch_.log(read.stream).hash(); !log_hash.empty()) {
         progress.append_tokens(fresh.position, schemas::catalogue()[read.stream].name, log_hash, partition);
+    }
+    return fresh;
+}
+
+Freshness Reads::freshness(const Read& read, std::span<const Progress> progress) const {
+    auto fresh = freshness(read, progress.front());
+    for (std::size_t n = 0; n < read.others.size(); ++n) {
+        const auto stream = read.others[n].first;
+        fresh.as_of = std::min(fresh.as_of, progress[n + 1].oldest_as_of());  // of one not known nothing is
+        const auto log_hash = watch_.log(stream).hash();
+        if (log_hash.empty()) continue;
+        std::string tokens;
+        progress[n + 1].append_tokens(tokens, schemas::catalogue()[stream].name, log_hash);
+        if (!tokens.empty()) fresh.position.append(fresh.position.empty() ? "" : ",").append(tokens);
     }
     return fresh;
 }

@@ -22,6 +22,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -34,11 +35,14 @@ struct Read {
     std::size_t stream = 0;
     Wishes wishes;
     std::string if_none_match;
-    Wish wish;                       ///< of its stream
+    Wish wish;  ///< of its stream
+    /// Further streams that the answer is made from, behind that one in the catalogue, and what is wanted of each.
+    std::vector<std::pair<std::size_t, Wish>> others;
     std::string_view token_pointer;  ///< where the wish's positions came from
     Media media = Media::json;
-    std::string entity;     ///< the record key whose partition's freshness the answer has; empty: all partitions'
-    std::string next_link;  ///< target of the next page up to the cursor's value
+    std::string entity;  ///< the record key whose partition's freshness the answer has; empty: all partitions'
+    std::optional<std::int32_t> partition;           ///< likewise, where the entity's is known by its number
+    std::string next_link;                           ///< target of the next page up to the cursor's value
     std::optional<schemas::Timestamp> proven_as_of;  ///< by the wait: see WaitOutcome
 };
 
@@ -75,9 +79,15 @@ public:
     /// them, or because no offered media type is acceptable.
     std::shared_ptr<Read> begin(const http::Request& request, http::Reply reply, const Query& query,
                                 const schemas::Stream& stream, std::span<const Media> offered,
+                                schemas::Violations violations) {
+        return begin(request, std::move(reply), query, std::span(&stream, 1), offered, std::move(violations));
+    }
+    /// Likewise, of several streams: a part of the catalogue.
+    std::shared_ptr<Read> begin(const http::Request& request, http::Reply reply, const Query& query,
+                                std::span<const schemas::Stream> streams, std::span<const Media> offered,
                                 schemas::Violations violations);
 
-    /// Adds a token's parts, all of the read's stream, to what the read waits for. False when it was answered instead:
+    /// Adds a token's parts, all of the read's streams, to what the read waits for. False when it was answered instead:
     /// the parts are of another log. `pointer`, a literal, names where they came from.
     bool demand(Read& read, const std::vector<schemas::TokenPart>& parts, std::string_view pointer) const;
 
@@ -89,8 +99,10 @@ public:
     /// The whole of a read of what operators ask for: no freshness, never cached. `body` makes JSON of the rows.
     void tell(const pg::Statement& statement, pg::Params params, const http::Request& request, http::Reply reply,
               std::function<std::string(const pg::Rows&)> body);
+    /// For who works on between queries, as while an event is on its way to the log: counts as one until it is let go.
+    [[nodiscard]] std::shared_ptr<void> stay();
     /// Waits until no query is under way: before the handlers that they come back to are gone. For when the server has
-    /// drained and the watch lets nobody wait any more. As long as the pool's query time-out.
+    /// drained and the watch lets nobody wait any more. As long as the pool's query time-out, and the publisher's.
     void wait_idle();
 
     /// The rows but the last, which is `progress`.
@@ -127,6 +139,8 @@ public:
     void answer(const std::shared_ptr<Read>& read, Question question);
 
     [[nodiscard]] Freshness freshness(const Read& read, const Progress& progress) const;
+    /// Of the read's stream and the others, in their order.
+    [[nodiscard]] Freshness freshness(const Read& read, std::span<const Progress> progress) const;
     /// Data-As-Of, Age and Applied-Position; and Cache-Control, as a cache must not keep what it cannot see grow old.
     void append_freshness(std::string& header_lines, const Freshness& freshness) const;
     /// Answers 200 or 304 with `etag` (quoted, maybe weak).
@@ -140,8 +154,15 @@ public:
     [[nodiscard]] const base::Clock& clock() const noexcept { return clock_; }
 
 private:
+    using Instant = std::chrono::steady_clock::time_point;
+
+    /// Waits for each of `wanted` in turn, until then; they are left in reverse order.
+    void await(std::shared_ptr<Read> read, std::vector<std::pair<std::size_t, Wish>> wanted, Instant until,
+               std::function<void()> then);
     void run(const pg::Statement& statement, const std::function<pg::Params()>& params, const LookCallback& then,
              int runs_left);
+    void enter();
+    void leave();
 
     pg::QueryPool& pool_;
     ProgressWatch& watch_;

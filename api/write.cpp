@@ -66,23 +66,14 @@ struct Answer {
     const StreamLog* log;
 
     void operator()(const Published& published) noexcept {
-        switch (published.outcome) {
-            case Outcome::accepted:
-                accept(published);
-                return;
-            case Outcome::overloaded:
-                send(problems::kOverloaded, "too many events are on their way to the log");
-                return;
-            case Outcome::unavailable:
-                send(problems::kUnavailable, "the log did not take the event in time");
-                return;
-            case Outcome::too_large:
-                send(problems::kContentTooLarge, "the event is larger than a record of the log may be");
-                return;
-            case Outcome::unknown:
-                send(problems::kOutcomeUnknown, "time ran out while the event was on its way to the log");
-                return;
+        if (published.outcome == Outcome::accepted) {
+            accept(published);
+            return;
         }
+        auto problem = problem_of(published.outcome);
+        std::string id;
+        if (published.outcome == Outcome::unknown) problem.event_id = id = uuid_text(event);
+        send_problem(reply, problem, trace);
     }
 
     void accept(const Published& published) noexcept {
@@ -92,16 +83,25 @@ struct Answer {
         lines.append("\r\n");
         reply.send(202, {}, lines, {});
     }
-
-    void send(const ProblemType& type, std::string_view detail) noexcept {
-        Problem problem{.type = &type, .detail = std::string(detail)};
-        std::string id;
-        if (&type == &problems::kOutcomeUnknown) problem.event_id = id = uuid_text(event);
-        send_problem(reply, problem, trace);
-    }
 };
 
 }  // namespace
+
+Problem problem_of(Outcome outcome) {
+    switch (outcome) {
+        case Outcome::overloaded:
+            return {.type = &problems::kOverloaded, .detail = "too many events are on their way to the log"};
+        case Outcome::unavailable:
+            return {.type = &problems::kUnavailable, .detail = "the log did not take the event in time"};
+        case Outcome::too_large:
+            return {.type = &problems::kContentTooLarge,
+                    .detail = "the event is larger than a record of the log may be"};
+        case Outcome::accepted:
+        case Outcome::unknown:
+            break;
+    }
+    return {.type = &problems::kOutcomeUnknown, .detail = "time ran out while the event was on its way to the log"};
+}
 
 schemas::Result<schemas::json::Value> read_body(const http::Request& request) {
     FAILPOINT("p1_request_parsed");
@@ -132,7 +132,6 @@ void LogWriter::write(const http::Request& request, http::Reply reply, const New
         return;
     }
 
-    thread_local std::string value;
     thread_local std::string made_traceparent;
     const auto id = schemas::make_uuid7(now);
     const auto id_bytes = read_uuid(id);
@@ -148,28 +147,53 @@ void LogWriter::write(const http::Request& request, http::Reply reply, const New
         const std::array<std::string_view, 4> parts{"", request.route, event.key, *headers.idempotency_key};
         identity = schemas::idempotency_identity(parts);
     }
+    send(event,
+         {.id = id,
+          .source = request.route,
+          .time = event.occurred_at.value_or(now),
+          .identity = headers.idempotency_key ? std::optional<std::string_view>(identity) : std::nullopt,
+          .traceparent = *traceparent},
+         Answer{std::move(reply), id_bytes, trace, &log});
+}
+
+void LogWriter::publish(const NewEvent& event, std::string_view source, std::optional<std::string_view> traceparent,
+                        producer::Completion completion) {
+    const auto now = clock_.now();
+    const auto id = schemas::make_uuid7(now);
+    std::string made;
+    if (!traceparent) make_traceparent(made, id);
+    send(event,
+         {.id = id,
+          .source = source,
+          .time = event.occurred_at.value_or(now),
+          .traceparent = traceparent.value_or(made)},
+         std::move(completion));
+}
+
+void LogWriter::send(const NewEvent& event, const Envelope& envelope, producer::Completion completion) {
+    thread_local std::string value;
     value.clear();
-    schemas::append_event(
-        value, {.id = id,
-                .source = request.route,
-                .type = event.type,
-                .time = event.occurred_at.value_or(now),
-                .idempotency_key = headers.idempotency_key ? std::optional<std::string_view>(identity) : std::nullopt,
-                .traceparent = std::nullopt,
-                .data = event.data});
+    schemas::append_event(value, {.id = envelope.id,
+                                  .source = envelope.source,
+                                  .type = event.type,
+                                  .time = envelope.time,
+                                  .idempotency_key = envelope.identity,
+                                  .traceparent = std::nullopt,
+                                  .data = event.data});
     publisher_.publish({.topic = static_cast<kafka::TopicIndex>(event.stream),
                         .key = event.key,
                         .value = value,
-                        .traceparent = *traceparent},
-                       Answer{std::move(reply), id_bytes, trace, &log});
+                        .traceparent = envelope.traceparent,
+                        .partition = event.partition},
+                       std::move(completion));
 }
 
 void add_write(http::Router& router, http::Method method, std::string path, std::size_t max_body_bytes,
-               LogWriter& writer, void (*handler)(LogWriter&, const http::Request&, http::Reply)) {
+               http::Handler handler) {
     router.add({.method = method,
                 .path = std::move(path),
                 .handler =
-                    [&writer, handler](const http::Request& request, http::Reply reply) {
+                    [handler = std::move(handler)](const http::Request& request, http::Reply reply) {
                         if (is_coded(request)) {
                             send_problem(reply,
                                          {.type = &problems::kUnsupportedMediaType,
@@ -177,10 +201,18 @@ void add_write(http::Router& router, http::Method method, std::string path, std:
                                          trace_of(request), "Accept-Encoding: identity\r\n");
                             return;
                         }
-                        handler(writer, request, std::move(reply));
+                        handler(request, std::move(reply));
                     },
                 .max_body_bytes = max_body_bytes,
                 .media_types = {"application/json"}});
+}
+
+void add_write(http::Router& router, http::Method method, std::string path, std::size_t max_body_bytes,
+               LogWriter& writer, void (*handler)(LogWriter&, const http::Request&, http::Reply)) {
+    add_write(router, method, std::move(path), max_body_bytes,
+              [&writer, handler](const http::Request& request, http::Reply reply) {
+                  handler(writer, request, std::move(reply));
+              });
 }
 
 }  // namespace tidemark::api

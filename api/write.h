@@ -1,5 +1,6 @@
 #pragma once
 
+#include "api/problem.h"
 #include "api/progress_watch.h"
 #include "infra/base/clock.h"
 #include "infra/http/message.h"
@@ -10,6 +11,7 @@
 #include "schemas/result.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,7 +25,11 @@ struct NewEvent {
     std::string_view key;                             ///< the entity's id as text
     std::string_view data;                            ///< JSON text
     std::optional<schemas::Timestamp> occurred_at{};  ///< nullopt: now
+    std::optional<std::int32_t> partition{};          ///< nullopt: the key's
 };
+
+/// What a request is answered with whose event did not get into the log, or perhaps did. Not of an accepted one.
+Problem problem_of(producer::Outcome outcome);
 
 /// Parses a request's body with this thread's reader: the value is valid until the thread parses the next.
 schemas::Result<schemas::json::Value> read_body(const http::Request& request);
@@ -42,13 +48,31 @@ public:
     void write(const http::Request& request, http::Reply reply, const NewEvent& event,
                schemas::Violations violations = {});
 
+    /// Publishes an event whose fate the caller answers for; see EventPublisher::publish. `source` is the route;
+    /// without a `traceparent` one is made. The views need only live until this returns.
+    void publish(const NewEvent& event, std::string_view source, std::optional<std::string_view> traceparent,
+                 producer::Completion completion);
+
 private:
+    /// What stands around an event's data.
+    struct Envelope {
+        std::string_view id;
+        std::string_view source;
+        schemas::Timestamp time;
+        std::optional<std::string_view> identity{};
+        std::string_view traceparent;
+    };
+    void send(const NewEvent& event, const Envelope& envelope, producer::Completion completion);
+
     producer::EventPublisher& publisher_;
     const ProgressWatch& watch_;
     const base::Clock& clock_;
 };
 
-/// Adds a route whose handler reads a JSON body and works with `writer`, which must outlive the router.
+/// Adds a route whose handler reads a JSON body, or none.
+void add_write(http::Router& router, http::Method method, std::string path, std::size_t max_body_bytes,
+               http::Handler handler);
+/// Likewise, one that works with `writer`, which must outlive the router.
 void add_write(http::Router& router, http::Method method, std::string path, std::size_t max_body_bytes,
                LogWriter& writer, void (*handler)(LogWriter&, const http::Request&, http::Reply));
 

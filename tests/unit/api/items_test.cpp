@@ -35,6 +35,24 @@ TEST_CASE("a list is written in each of its media types") {
           "key,value,at\r\n\"a,\"\"b\"\"\n\",123456789012345678901234567890,2026-11-20T10:00:03.217Z\r\n\"\",-1,\r\n");
 }
 
+TEST_CASE("a member that a row does not have is left out, but in CSV") {
+    const auto list = [](Media media) {
+        Items items(media, kColumns);
+        items.absent();
+        items.number("1");
+        items.absent();
+        items.text("a");
+        items.absent();
+        items.null();
+        for (int n = 0; n < 3; ++n)
+            items.absent();
+        return items.finish("");
+    };
+    CHECK(list(Media::json) == R"({"items":[{"value":1},{"key":"a","at":null},{}]})");
+    CHECK(list(Media::ndjson) == "{\"value\":1}\n{\"key\":\"a\",\"at\":null}\n{}\n");
+    CHECK(list(Media::csv) == "key,value,at\r\n,1,\r\na,,\r\n,,\r\n");
+}
+
 TEST_CASE("an empty list is a list") {
     CHECK(Items(Media::json, kColumns).finish("") == R"({"items":[]})");
     CHECK(Items(Media::ndjson, kColumns).finish("").empty());
