@@ -30,6 +30,10 @@ const ProblemType kNotAcceptable{"not_acceptable", 406, "No acceptable represent
 const ProblemType kRequestTimeout{"request_timeout", 408, "The request took too long to arrive",
                                   "The header or the body was not there within its deadline.",
                                   "Send it again, faster."};
+const ProblemType kNotOpen{"not_open", 409, "The dead letter is not open any more",
+                           "It was redriven, discarded or quarantined before; `detail` says which. No decision changes "
+                           "that.",
+                           "Read it to see what was decided. What it says can be written again as a new event."};
 const ProblemType kContentTooLarge{"content_too_large", 413, "The body is too large",
                                    "The body is larger than the route takes; `detail` says the limit.", "Send less."};
 const ProblemType kTargetTooLong{"target_too_long", 414, "The target is too long",
@@ -74,15 +78,25 @@ const ProblemType kNotReady{"not_ready", 503, "The program is not ready",
 namespace {
 
 constexpr std::array kTypes{
-    &problems::kInvalidRequest,   &problems::kTokenUnknown,
-    &problems::kNotFound,         &problems::kUnknownEntity,
-    &problems::kMethodNotAllowed, &problems::kNotAcceptable,
-    &problems::kRequestTimeout,   &problems::kContentTooLarge,
-    &problems::kTargetTooLong,    &problems::kUnsupportedMediaType,
-    &problems::kFromTheFuture,    &problems::kHeadersTooLarge,
-    &problems::kInternal,         &problems::kNotImplemented,
-    &problems::kOverloaded,       &problems::kUnavailable,
-    &problems::kOutcomeUnknown,   &problems::kStale,
+    &problems::kInvalidRequest,
+    &problems::kTokenUnknown,
+    &problems::kNotFound,
+    &problems::kUnknownEntity,
+    &problems::kMethodNotAllowed,
+    &problems::kNotAcceptable,
+    &problems::kRequestTimeout,
+    &problems::kNotOpen,
+    &problems::kContentTooLarge,
+    &problems::kTargetTooLong,
+    &problems::kUnsupportedMediaType,
+    &problems::kFromTheFuture,
+    &problems::kHeadersTooLarge,
+    &problems::kInternal,
+    &problems::kNotImplemented,
+    &problems::kOverloaded,
+    &problems::kUnavailable,
+    &problems::kOutcomeUnknown,
+    &problems::kStale,
     &problems::kNotReady,
 };
 

@@ -2,6 +2,7 @@
 
 #include "api/audit.h"
 #include "api/counters.h"
+#include "api/dead_letters.h"
 #include "api/generations.h"
 #include "api/pages.h"
 #include "api/problem.h"
@@ -14,6 +15,7 @@ http::Router make_routes(const Services& services) {
     http::Router router;
     add_counters(router, services.writer, services.reads);
     add_vehicles(router, services.writer, services.reads, services.cache);
+    add_dead_letters(router, services.writer, services.reads);
     add_generations(router, services.reads);
     add_audit(router, services.reads);
     add_health(router, services.health);

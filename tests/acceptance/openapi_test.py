@@ -26,6 +26,8 @@ _lists = {
     "/vehicles": "state=sold",
     "/vehicles/{id}/states": "to=9999-01-01T00:00:00Z",
     "/vehicles/windows": "from=2020-01-01T00:00:00Z&step=1d",
+    "/dead-letters": "stream=counters",
+    "/dead-letters/reasons": "stream=counters",
 }
 _entities = {"/counters/{key}": "", "/vehicles/{id}": "", "/vehicles/{id}/timestamp/{timestamp}": ""}
 _writes = {
@@ -33,6 +35,9 @@ _writes = {
     "/vehicles/{id}": ("PUT", {"make": "VW", "model": "GOLF"}),
     "/vehicles/{id}/states": ("POST", {"state": "sold", "occurredAt": "2022-09-12T12:41:41Z"}),
 }
+_letter = "/dead-letters/{id}"
+_decisions = [f"{_letter}/redrive", f"{_letter}/discard"]
+_redrive_many = "/dead-letters/redrive"
 _named = ["/problems/{name}", "/generations/{stream}"]
 _plain = ["/status", "/audit", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json", "/", "/docs"]
 
@@ -43,6 +48,7 @@ class _Description:
     def __init__(self, api: Running) -> None:
         self._api = api
         self._document: dict[str, Any] = api.get("/openapi.json").json()
+        self.letters: list[str] = []  # ids of open ones
         self.seen: set[tuple[str, str, str]] = set()
 
     def _resolve(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +71,8 @@ class _Description:
     def ask(self, method: str, path: str, status: int, query: str = "", **options: Any) -> requests.Response:
         """Asks, and holds the answer against what is written of it. For a 404, of what nobody has made."""
         names = _nobodys if status == 404 else _made
+        if path.startswith(_letter):
+            names = {"{id}": "counters:0:0" if status == 404 else self.letters[0]}
         target = "/".join(names.get(segment, segment) for segment in path.split("/")) + (query and f"?{query}")
         answer = self._api.request(method, target, **options)
         assert answer.status_code == status, f"{answer.status_code} {answer.text}"
@@ -93,6 +101,9 @@ class _Description:
 def description(tidemark: Tidemark, api: Running) -> _Description:
     """With something to read for each route."""
     description = _Description(api)
+    for value in (b"{", b"[", b"\xff"):
+        position = tidemark.log.put("tidemark.counters", b"described", value)
+        description.letters.append(f"counters:{position.partition}:{position.offset}")
     for path, (method, body) in _writes.items():
         for _ in range(2):
             token(description.ask(method, path, 202, json=body))
@@ -125,23 +136,38 @@ def test_every_answer_is_as_it_is_described_and_every_described_answer_is_given(
         ask(method, path, 415, data=b"x", headers={"Content-Type": "text/plain"})
         ask(method, path, 415, json=body, headers={"Content-Encoding": "gzip"})
     ask("POST", "/vehicles/{id}/states", 422, json={"state": "sold", "occurredAt": "9999-01-01T00:00:00Z"})
-    for path, query in (_lists | _entities).items():
+    for path, query in (_lists | _entities | {_letter: ""}).items():
         tag = ask("GET", path, 200, query).headers["ETag"]
         ask("GET", path, 304, query, headers={"If-None-Match": tag})
         ask("GET", path, 400, "nothing=1")
         ask("GET", path, 406, headers={"Accept": "image/png"})
     for path, query in _lists.items():
-        ask("GET", path, 200, f"{query}&limit=1")
+        if path != "/dead-letters/reasons":
+            ask("GET", path, 200, f"{query}&limit=1")
         for kind in ("text/csv", "application/x-ndjson"):
             answer = ask("GET", path, 200, query, headers={"Accept": kind})
             assert answer.headers["Content-Type"].startswith(kind)
     for path in _plain:
         ask("GET", path, 200)
-    for path in [*_lists, *_entities, *_named]:
+    for path in [*_lists, *_entities, *_named, _letter]:
         if "{" in path:
             ask("GET", path, 404)
     for path in _named:
         ask("GET", path, 200)
     ask("GET", "/vehicles/{id}/timestamp/", 400)
+    for path in [*_decisions, _redrive_many]:
+        ask("POST", path, 400, json={"nothing": 1})
+        ask("POST", path, 413, data=b" " * 1_100_000, headers=JSON)
+        ask("POST", path, 415, data=b"x", headers={"Content-Type": "text/plain"})
+    ask("POST", _redrive_many, 200, json={"stream": "counters"})
+    ask("POST", _redrive_many, 202, json={"stream": "counters"}, headers={"Prefer": "wait=0"})
+    for path in _decisions:
+        ask("POST", path, 404, json={})
+        ask("POST", path, 202, json={}, headers={"Prefer": "wait=0"})
+        if description.letters.pop(0) and path.endswith("redrive"):
+            ask("POST", path, 200, json={})
+    ask("POST", _decisions[1], 200, json={})
+    for path in _decisions:
+        ask("POST", path, 409, json={})
     # Only 503 is left out: the servers' absence is another module's matter.
     assert {promise for promise in description.promised() - description.seen if promise[2] != "503"} == set()

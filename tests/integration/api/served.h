@@ -1,6 +1,7 @@
 #pragma once
 
 #include "api/counters.h"
+#include "api/dead_letters.h"
 #include "api/generations.h"
 #include "api/read.h"
 #include "api/vehicles.h"
@@ -57,6 +58,7 @@ struct Served {
           reads(pool, watch, clock) {
         add_counters(router, writer, reads);
         add_vehicles(router, writer, reads, cache);
+        add_dead_letters(router, writer, reads);
         add_generations(router, reads);
         REQUIRE(eventually([&] { return pool.connected() && !watch.trouble(); }));
     }

@@ -180,6 +180,15 @@ TEST_CASE("every violation of a write is named at once") {
     CHECK(vehicle->status == 400);
     CHECK(pointers(*vehicle) == "/id /make /model");
     CHECK(f.send(http::Method::put, "/vehicles/1", "[")->status == 400);
+    const auto redrive = f.send(http::Method::post, "/dead-letters/x/redrive?x=1", R"({"edit":"","note":"a"})",
+                                {{"Idempotency-Key", "a b"}});
+    CHECK(pointers(*redrive) == "/id /edit /note Idempotency-Key ?x");
+    const auto discard = f.send(http::Method::post, "/dead-letters/counters:01:1/discard", R"({"edit":"a","note":1})");
+    CHECK(pointers(*discard) == "/id /note /edit");
+    const auto many =
+        f.send(http::Method::post, "/dead-letters/redrive?x=1", R"({"stream":"x","reason":"","dryRun":0})");
+    CHECK(pointers(*many) == "/reason /dryRun /stream ?x");
+    CHECK(pointers(*f.send(http::Method::post, "/dead-letters/redrive", "{}")) == "/stream");
 }
 
 TEST_CASE("a body that the contract refuses is a 400") {
@@ -235,11 +244,30 @@ TEST_CASE("every violation of a read is named at once") {
     CHECK(pointers(*f.get("/vehicles/abc/timestamp/?at=1")) == "?at /id /timestamp");
     CHECK(pointers(*f.get("/counters/%ff/windows?cursor=w6162")) == "/key ?cursor");
     CHECK(pointers(*f.get("/counters/" + std::string(257, 'a'))) == "/key");
+    CHECK(pointers(*f.get("/dead-letters?stream=x&status=x&reason=&limit=0&cursor=x&at_least=y&z=1")) ==
+          "?z ?stream ?status ?reason ?limit ?cursor ?at_least");
+    CHECK(pointers(*f.get("/dead-letters/reasons?stream=x&status=x&reason=y")) == "?reason ?stream ?status");
+    CHECK(pointers(*f.get("/dead-letters/0:1?stream=counters")) == "?stream /id");
     for (const auto* path :
          {"/status", "/generations/counters", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics"})
         CHECK(pointers(*f.get(std::string(path) + "?x=1")) == "?x");
     CHECK(f.get("/counters/a", {{"Accept", "text/csv"}})->status == 406);
     CHECK(f.get("/counters", {{"Accept", "text/html"}})->status == 406);
+}
+
+TEST_CASE("an id of a letter has one spelling") {
+    Fixture f;
+    for (const auto* id : {"0:1", "counters:0", ":0:1", "counters:-1:0", "counters:0:-0", "counters:+0:1",
+                           "counters:00:1", "counters:0:01", "counters::1", "counters:0:", "counters:0:1x",
+                           "counters:2147483648:0", "counters:0:9223372036854775808"}) {
+        CAPTURE(id);
+        CHECK(pointers(*f.get("/dead-letters/" + std::string(id))) == "/id");
+    }
+    // Of no stream, it is as unknown as one of no record.
+    for (const auto* id : {"nothing:0:1", "counters:0:1:2"}) {
+        CHECK(f.get("/dead-letters/" + std::string(id))->status == 404);
+        CHECK(f.send(http::Method::post, "/dead-letters/" + std::string(id) + "/redrive", "")->status == 404);
+    }
 }
 
 TEST_CASE("a cursor with a sort key that its list cannot have is a bad one") {
@@ -249,7 +277,10 @@ TEST_CASE("a cursor with a sort key that its list cannot have is a bad one") {
          {"/counters?" + cursor('c', ""), "/vehicles?" + cursor('v', "0"), "/vehicles?" + cursor('v', "-1"),
           "/vehicles/3/states?" + cursor('s', "1"), "/vehicles/3/states?" + cursor('s', "1.-5"),
           "/vehicles/3/states?" + cursor('s', "1.5.5"), "/vehicles/windows?" + cursor('t', "1"),
-          "/vehicles/windows?" + cursor('t', "1.zzz"), "/counters/a/windows?" + cursor('w', "1.sold")}) {
+          "/vehicles/windows?" + cursor('t', "1.zzz"), "/dead-letters?" + cursor('d', "1"),
+          "/dead-letters?" + cursor('d', "1.counters:0"), "/dead-letters?" + cursor('d', "1.nothing:0:1"),
+          "/dead-letters?" + cursor('d', "x.counters:0:1"), "/dead-letters?" + cursor('d', "1.counters:0:01"),
+          "/counters/a/windows?" + cursor('w', "1.sold")}) {
         CAPTURE(target);
         CHECK(pointers(*f.get(target)) == "?cursor");
     }
