@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import requests
 
 from stack.process import wait_for
 from support.answers import JSON, instant, places, pointers, problem
@@ -49,6 +50,11 @@ def _pages(api: Running, query: str) -> Iterator[list[dict[str, Any]]]:
 
 def _all(api: Running, query: str = "limit=1000") -> list[dict[str, Any]]:
     return list(itertools.chain(*_pages(api, query)))
+
+
+def _post(api: Running, path: str, body: Any, **headers: str) -> requests.Response:
+    """Asks for a decision, and waits for the tables as long as may be."""
+    return api.post(path, body, headers={"Prefer": "wait=30", **headers}, timeout=60)
 
 
 def _totals(tidemark: Tidemark) -> dict[str, int]:
@@ -173,12 +179,12 @@ def test_a_letter_that_is_none_is_not_found_and_an_id_that_is_none_is_refused(re
     for unknown in ("counters:0:0", "counters:99:0", "none:0:0", "counters:0:9223372036854775807", "vehicles:3:17"):
         problem(reading.get(f"/dead-letters/{unknown}"), 404, "unknown_entity")
         for verb in ("redrive", "discard"):
-            problem(reading.post(f"/dead-letters/{unknown}/{verb}", {}), 404, "unknown_entity")
+            problem(_post(reading, f"/dead-letters/{unknown}/{verb}", {}), 404, "unknown_entity")
     wrong = ["0:0", "counters:0", "counters:-1:0", "counters:0:-0", "counters:00:1", "counters:0:1x", ":0:1", "counters::1"]
     for letter in [*wrong, "counters:0:", "counters:2147483648:0", "counters:0:9223372036854775808", "%ff"]:
         assert pointers(reading.get(f"/dead-letters/{letter}")) == ["/id"]
         for verb in ("redrive", "discard"):
-            assert pointers(reading.post(f"/dead-letters/{letter}/{verb}", {})) == ["/id"]
+            assert pointers(_post(reading, f"/dead-letters/{letter}/{verb}", {})) == ["/id"]
 
 
 def test_every_violation_of_a_read_is_named(reading: Running) -> None:
@@ -211,7 +217,7 @@ def test_a_list_waits_for_what_its_reader_demands(own: Tidemark, reading: Runnin
     # Their letters, for the tests that count.
     for listed in _all(reading, "stream=vehicles"):
         if listed["size"] == 1:
-            assert reading.post(f"/dead-letters/{listed['id']}/discard", {}).status_code == 200
+            assert _post(reading, f"/dead-letters/{listed['id']}/discard", {}).status_code == 200
 
 
 # --- large, and under writes ---------------------------------------------------------------------------------
@@ -242,7 +248,7 @@ def test_a_list_does_not_carry_what_its_letters_weigh(fresh: Tidemark) -> None:
     assert api.get(f"/dead-letters/{ids[3]}").json()["value"].encode() == large
     assert api.get(f"/dead-letters/{wide}").json()["key"] == "w" * 900_000
     # Judged again, its bytes need not travel.
-    answer = api.post(f"/dead-letters/{ids[0]}/redrive", {})
+    answer = _post(api, f"/dead-letters/{ids[0]}/redrive", {})
     assert (answer.status_code, answer.json()["attempts"]) == (200, 2)
 
 
@@ -283,7 +289,7 @@ def test_an_edited_letter_is_redriven_by_http_and_a_replay_makes_the_same_of_it(
     api = fresh.start_api()
     [letter] = _letters(fresh, [(b"k", b'{"no":"event"}')])
     edit = increment("k", 41)[1].decode()
-    answer = api.post(f"/dead-letters/{letter}/redrive", {"edit": edit}, headers={"Idempotency-Key": "once"})
+    answer = _post(api, f"/dead-letters/{letter}/redrive", {"edit": edit}, **{"Idempotency-Key": "once"})
     assert answer.status_code == 200, answer.text
     decided = answer.json()
     assert decided == {
@@ -300,7 +306,7 @@ def test_an_edited_letter_is_redriven_by_http_and_a_replay_makes_the_same_of_it(
     assert _shown(fresh, letter).items() <= whole.items()
     assert "is redriven" in command(fresh, "redrive", "counters", whole["letter"], code=3)
     for verb in ("redrive", "discard"):
-        found = problem(api.post(f"/dead-letters/{letter}/{verb}", {}), 409, "not_open")
+        found = problem(_post(api, f"/dead-letters/{letter}/{verb}", {}), 409, "not_open")
         assert "redriven" in found["detail"]
     assert _all(api) == []
     assert [one["id"] for one in _all(api, "status=redriven")] == [letter]
@@ -326,13 +332,13 @@ def test_a_redrive_that_fails_adds_an_attempt_and_the_sixth_quarantines(fresh: T
     other = {"edit": increment("other", 1)[1].decode()}  # an edit has the letter's key
     bodies = {2: None, 3: {}, 4: {"edit": "{"}, 5: {"edit": None}, 6: other}
     for attempt, body in bodies.items():
-        answer = api.request("POST", f"/dead-letters/{letter}/redrive", json=body)
+        answer = api.request("POST", f"/dead-letters/{letter}/redrive", json=body, headers={"Prefer": "wait=30"}, timeout=60)
         assert answer.status_code == 200, answer.text
         decided = answer.json()
         assert (decided["status"], decided["attempts"]) == ("quarantined" if attempt == 6 else "open", attempt)
         reason = "key_mismatch" if body == other else "malformed"
         assert decided["detail"].startswith(f"attempt {attempt}: {reason}: ")
-    found = problem(api.post(f"/dead-letters/{letter}/redrive", {}), 409, "not_open")
+    found = problem(_post(api, f"/dead-letters/{letter}/redrive", {}), 409, "not_open")
     assert "quarantined" in found["detail"]
     assert (_shown(fresh, letter)["attempts"], _shown(fresh, letter)["reason"]) == (6, "malformed")
     assert [one["id"] for one in _all(api, "status=quarantined")] == [letter]
@@ -342,13 +348,13 @@ def test_a_redrive_that_fails_adds_an_attempt_and_the_sixth_quarantines(fresh: T
 def test_a_letter_is_discarded_with_a_note_and_without(fresh: Tidemark) -> None:
     api = fresh.start_api()
     first, second = _letters(fresh, [(b"k", b"{"), (b"k", None)])
-    answer = api.post(f"/dead-letters/{first}/discard", {"note": "a test's 🚗"})
+    answer = _post(api, f"/dead-letters/{first}/discard", {"note": "a test's 🚗"})
     assert (answer.status_code, answer.json()["status"]) == (200, "discarded")
     assert api.get(f"/dead-letters/{first}").json()["note"] == _shown(fresh, first)["note"] == "a test's 🚗"
-    answer = api.request("POST", f"/dead-letters/{second}/discard")
+    answer = api.request("POST", f"/dead-letters/{second}/discard", headers={"Prefer": "wait=30"}, timeout=60)
     assert (answer.status_code, answer.json()["status"]) == (200, "discarded")
     assert api.get(f"/dead-letters/{second}").json()["note"] == ""
-    problem(api.post(f"/dead-letters/{first}/redrive", {}), 409, "not_open")
+    problem(_post(api, f"/dead-letters/{first}/redrive", {}), 409, "not_open")
     assert _totals(fresh) == {}
     fresh.assert_equals_log("counters")
 
@@ -359,7 +365,7 @@ def test_a_decision_that_the_command_line_made_is_seen_by_http(fresh: Tidemark) 
     command(fresh, "discard", "counters", letter.split(":", 1)[1], "--note", "by hand")
     whole = api.get(f"/dead-letters/{letter}").json()
     assert (whole["status"], whole["note"]) == ("discarded", "by hand")
-    problem(api.post(f"/dead-letters/{letter}/discard", {}), 409, "not_open")
+    problem(_post(api, f"/dead-letters/{letter}/discard", {}), 409, "not_open")
 
 
 def test_what_is_wrong_with_a_decision_is_named_and_nothing_is_written(fresh: Tidemark) -> None:
@@ -368,17 +374,17 @@ def test_what_is_wrong_with_a_decision_is_named_and_nothing_is_written(fresh: Ti
     ends = fresh.log.ends("tidemark.counters")
     one = f"/dead-letters/{letter}/redrive"
     for body in ({"edit": ""}, {"edit": 1}, {"edit": {}}, {"edit": "x" * 500_001}):
-        assert pointers(api.post(one, body)) == ["/edit"]
+        assert pointers(_post(api, one, body)) == ["/edit"]
     assert pointers(api.post(f"{one}?x=1", {"note": "n", "y": 1}, headers={"Idempotency-Key": "a b"})) == [
         *("/note", "/y", "?x", "Idempotency-Key")
     ]
-    assert pointers(api.post(f"/dead-letters/{letter}/discard", {"note": "n" * 2_001, "edit": "e"})) == ["/edit", "/note"]
+    assert pointers(_post(api, f"/dead-letters/{letter}/discard", {"note": "n" * 2_001, "edit": "e"})) == ["/edit", "/note"]
     for body in (b"{", b"[]", b"\xff", b'{"edit":"a\\u0000b"}'):
         answer = api.request("POST", one, data=body, headers=JSON)
         problem(answer, 400, "invalid_request")
     many = "/dead-letters/redrive"
-    assert pointers(api.post(many, {})) == ["/stream"]
-    assert pointers(api.post(many, {"stream": "none", "reason": "", "dryRun": "yes", "limit": 1})) == [
+    assert pointers(_post(api, many, {})) == ["/stream"]
+    assert pointers(_post(api, many, {"stream": "none", "reason": "", "dryRun": "yes", "limit": 1})) == [
         *("/dryRun", "/limit", "/reason", "/stream")
     ]
     problem(api.request("POST", many), 400, "invalid_request")
@@ -389,7 +395,7 @@ def test_what_is_wrong_with_a_decision_is_named_and_nothing_is_written(fresh: Ti
         problem(api.request("POST", path, data=b" " * 1_100_000, headers=JSON), 413, "content_too_large")
         assert api.request("PUT", path, json={}).status_code == 405
     # As long as may be, but not so long once it is a record.
-    problem(api.post(one, {"edit": '"' * 499_999}), 413, "content_too_large")
+    problem(_post(api, one, {"edit": '"' * 499_999}), 413, "content_too_large")
     assert fresh.log.ends("tidemark.counters") == ends
     assert api.get(f"/dead-letters/{letter}").json()["attempts"] == 1
 
@@ -427,7 +433,7 @@ def test_a_decision_that_the_log_did_not_take_is_none(make_tidemark: Callable[..
     tidemark.kafka.kill()
     wait_for(lambda: api.get("/readyz").status_code == 503, "the broker to be missed", 30)
     for path, body in ((f"/dead-letters/{letter}/discard", {}), ("/dead-letters/redrive", {"stream": "counters"})):
-        found = problem(api.post(path, body), 503, "unavailable")
+        found = problem(_post(api, path, body), 503, "unavailable")
         assert "outcome" not in found
     # What is read needs no broker.
     assert api.get(f"/dead-letters/{letter}").json()["status"] == "open"
@@ -443,44 +449,44 @@ def test_many_letters_are_redriven_by_a_filter_at_most_a_thousand_at_once(fresh:
     # While the limit stands the decisions are refused too, and become letters.
     [malformed] = _letters(fresh, [(b"k", b"{")])
     body = {"stream": "counters", "reason": "refused_by_database"}
-    answer = api.post("/dead-letters/redrive", body)
+    answer = _post(api, "/dead-letters/redrive", body)
     assert answer.status_code == 200, answer.text
     refused = answer.json()["letters"]
     assert [(one["status"], one["decisionRefused"], one["attempts"]) for one in refused] == [("open", True, 1)] * 3
     assert fresh.query("select count(*) from counters.dead_letters") == [(3 + 1 + 3,)]
     [one] = [one for one in _all(api, "reason=refused_by_database") if one["id"] == refused[0]["id"]]
-    alone = api.post(f"/dead-letters/{one['id']}/redrive", {}).json()
+    alone = _post(api, f"/dead-letters/{one['id']}/redrive", {}).json()
     assert (alone["status"], alone["decisionRefused"]) == ("open", True)
     fresh.postgres.execute("alter table counters.totals drop constraint small", database=fresh.database)
 
-    planned = api.post("/dead-letters/redrive", {**body, "dryRun": True})
+    planned = _post(api, "/dead-letters/redrive", {**body, "dryRun": True})
     assert "Log-Position" not in planned.headers
     assert [one["id"] for one in planned.json()["letters"]] == [one["id"] for one in refused]
     assert all(one["decision"] is None and "status" not in one for one in planned.json()["letters"])
     assert planned.json()["more"] is False
-    answer = api.post("/dead-letters/redrive", body)
+    answer = _post(api, "/dead-letters/redrive", body)
     assert [one["status"] for one in answer.json()["letters"]] == ["redriven"] * 3
     assert _totals(fresh) == {"k": 3_000}
     # The decisions that became letters are not meant with the others.
-    rest = api.post("/dead-letters/redrive", {"stream": "counters", "dryRun": True}).json()
+    rest = _post(api, "/dead-letters/redrive", {"stream": "counters", "dryRun": True}).json()
     assert [one["id"] for one in rest["letters"]] == [malformed]
-    assert api.post("/dead-letters/redrive", {"stream": "vehicles"}).json() == {"stream": "vehicles", "letters": [], "more": False}
+    assert _post(api, "/dead-letters/redrive", {"stream": "vehicles"}).json() == {"stream": "vehicles", "letters": [], "more": False}
 
     # With many, one refused hundred is enough to know; `more` says that the rest was not tried.
     fresh.postgres.execute("alter table counters.totals add constraint none check (false) not valid", database=fresh.database)
     _letters(fresh, [increment("k", n) for n in range(130)])
-    answer = api.post("/dead-letters/redrive", body).json()
+    answer = _post(api, "/dead-letters/redrive", body).json()
     assert (len(answer["letters"]), answer["more"]) == (100, True)
     assert all(one["decisionRefused"] for one in answer["letters"])
     fresh.postgres.execute("alter table counters.totals drop constraint none", database=fresh.database)
-    answer = api.post("/dead-letters/redrive", body).json()
+    answer = _post(api, "/dead-letters/redrive", body).json()
     assert ([one["status"] for one in answer["letters"]], answer["more"]) == (["redriven"] * 130, False)
 
     _letters(fresh, [(b"k", None)] * 1_002)
     many = {"stream": "counters", "reason": "tombstone"}
-    planned = api.post("/dead-letters/redrive", {**many, "dryRun": True}).json()
+    planned = _post(api, "/dead-letters/redrive", {**many, "dryRun": True}).json()
     assert (len(planned["letters"]), planned["more"]) == (1_000, True)
-    answer = api.post("/dead-letters/redrive", many, headers={"Prefer": "wait=30"}, timeout=60)
+    answer = _post(api, "/dead-letters/redrive", many)
     assert answer.status_code == 200, answer.text
     done = answer.json()
     assert (len(done["letters"]), done["more"]) == (1_000, True)
@@ -505,7 +511,7 @@ def test_two_decisions_at_once_end_in_one(fresh: Tidemark) -> None:
 
         def ask(number: int, letter: str = letter, asked: Any = asked, answers: Any = answers) -> None:
             api, verb, body = asked[number]
-            answers[number] = api.post(f"/dead-letters/{letter}/{verb}", body)
+            answers[number] = _post(api, f"/dead-letters/{letter}/{verb}", body)
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in (0, 1)]
         for thread in threads:
