@@ -3,6 +3,7 @@
 #include "api/audit.h"
 #include "api/counters.h"
 #include "api/dead_letters.h"
+#include "api/events.h"
 #include "api/generations.h"
 #include "api/pages.h"
 #include "api/problem.h"
@@ -16,6 +17,7 @@ http::Router make_routes(const Services& services) {
     add_counters(router, services.writer, services.reads);
     add_vehicles(router, services.writer, services.reads, services.cache);
     add_dead_letters(router, services.writer, services.reads);
+    add_events(router, services.reads);
     add_generations(router, services.reads);
     add_audit(router, services.reads);
     add_health(router, services.health);

@@ -16,9 +16,10 @@ bool WaitingRoom::has_reached_ends(const Waiter& waiter, const Stream& stream) n
 }
 
 bool WaitingRoom::is_satisfied(const Waiter& waiter, const Stream& stream) noexcept {
+    const auto& wish = waiter.wish;
+    if (wish.only_in_log) return !needs_ends(waiter, stream);
     if (!stream.progress) return false;
     const auto& progress = *stream.progress;
-    const auto& wish = waiter.wish;
     if (!std::all_of(wish.at_least.begin(), wish.at_least.end(),
                      [&](const auto& position) { return progress.holds(position.partition, position.offset); })) {
         return false;
@@ -35,6 +36,10 @@ bool WaitingRoom::needs_ends(const Waiter& waiter, const Stream& stream) noexcep
         const auto index = static_cast<std::size_t>(position.partition);
         return index >= stream.known_ends.size() || stream.known_ends[index] <= position.offset;
     });
+}
+
+bool WaitingRoom::wants_only_log(const Waiter& waiter) noexcept {
+    return waiter.wish.only_in_log;
 }
 
 bool WaitingRoom::is_beyond(const Waiter& waiter) noexcept {
@@ -83,7 +88,7 @@ void WaitingRoom::admit(std::size_t index, Wish wish, Instant deadline, Done don
     if (needs_ends(waiter, stream)) stream.question_wanted = true;
     stream.waiters.push_back(std::move(waiter));
     ++waiting_;
-    want_poke(stream, now);
+    if (!wants_only_log(stream.waiters.back())) want_poke(stream, now);
 }
 
 void WaitingRoom::advance(std::size_t index, const Progress& progress, Instant now, Calls& calls) {
@@ -98,7 +103,7 @@ void WaitingRoom::advance(std::size_t index, const Progress& progress, Instant n
         return is_satisfied(waiter, stream) ? std::optional(Waited::satisfied) : std::nullopt;
     });
     // The flush came, but before the record that somebody waits for: ask for another.
-    if (moved && !stream.waiters.empty()) want_poke(stream, now);
+    if (moved && !std::all_of(stream.waiters.begin(), stream.waiters.end(), wants_only_log)) want_poke(stream, now);
 }
 
 std::optional<WaitingRoom::Question> WaitingRoom::take_question() noexcept {

@@ -17,6 +17,8 @@ struct Wish {
     std::vector<schemas::Position> at_least{};  ///< everything up to and including these is in the tables
     std::optional<schemas::Timestamp> as_of{};  ///< everything appended before this instant is
     bool everything_acknowledged = false;       ///< everything acknowledged before the read came is
+    /// The positions of at_least need not be in the tables, only in the log; nothing else is wished for then.
+    bool only_in_log = false;
 
     explicit operator bool() const noexcept { return !at_least.empty() || as_of || everything_acknowledged; }
 };
@@ -109,6 +111,7 @@ private:
     [[nodiscard]] static bool has_reached_ends(const Waiter& waiter, const Stream& stream) noexcept;
     [[nodiscard]] static bool is_satisfied(const Waiter& waiter, const Stream& stream) noexcept;
     [[nodiscard]] static bool needs_ends(const Waiter& waiter, const Stream& stream) noexcept;
+    [[nodiscard]] static bool wants_only_log(const Waiter& waiter) noexcept;
     [[nodiscard]] static bool is_beyond(const Waiter& waiter) noexcept;
     static void want_poke(Stream& stream, Instant now) noexcept;
     /// Takes every waiter of which `decide` gives an outcome out of the room.

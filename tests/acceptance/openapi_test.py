@@ -38,6 +38,7 @@ _writes = {
 _letter = "/dead-letters/{id}"
 _decisions = [f"{_letter}/redrive", f"{_letter}/discard"]
 _redrive_many = "/dead-letters/redrive"
+_event = "/events/{token}"
 _named = ["/problems/{name}", "/generations/{stream}"]
 _plain = ["/status", "/audit", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics", "/openapi.json", "/", "/docs"]
 
@@ -49,6 +50,7 @@ class _Description:
         self._api = api
         self._document: dict[str, Any] = api.get("/openapi.json").json()
         self.letters: list[str] = []  # ids of open ones
+        self.token = ""  # of an event
         self.seen: set[tuple[str, str, str]] = set()
 
     def _resolve(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +73,8 @@ class _Description:
     def ask(self, method: str, path: str, status: int, query: str = "", **options: Any) -> requests.Response:
         """Asks, and holds the answer against what is written of it. For a 404, of what nobody has made."""
         names = _nobodys if status == 404 else _made
+        if path == _event:
+            names = {"{token}": self.token}
         if path.startswith(_letter):
             names = {"{id}": "counters:0:0" if status == 404 else self.letters[0]}
         target = "/".join(names.get(segment, segment) for segment in path.split("/")) + (query and f"?{query}")
@@ -107,7 +111,7 @@ def description(tidemark: Tidemark, api: Running) -> _Description:
     for path, (method, body) in _writes.items():
         for _ in range(2):
             token(description.ask(method, path, 202, json=body))
-    token(api.post("/increment", {"key": "described too", "value": 1}))
+    description.token = token(api.post("/increment", {"key": "described too", "value": 1}))
     token(api.post("/vehicles/7001/states", {"state": "quoted", "occurredAt": "2022-09-11T00:00:00Z"}))
     token(api.put("/vehicles/7002", {"make": "SEAT", "model": "LEON"}))
     tidemark.settle("counters")
@@ -136,7 +140,7 @@ def test_every_answer_is_as_it_is_described_and_every_described_answer_is_given(
         ask(method, path, 415, data=b"x", headers={"Content-Type": "text/plain"})
         ask(method, path, 415, json=body, headers={"Content-Encoding": "gzip"})
     ask("POST", "/vehicles/{id}/states", 422, json={"state": "sold", "occurredAt": "9999-01-01T00:00:00Z"})
-    for path, query in (_lists | _entities | {_letter: ""}).items():
+    for path, query in (_lists | _entities | {_letter: "", _event: ""}).items():
         tag = ask("GET", path, 200, query).headers["ETag"]
         ask("GET", path, 304, query, headers={"If-None-Match": tag})
         ask("GET", path, 400, "nothing=1")
@@ -159,14 +163,15 @@ def test_every_answer_is_as_it_is_described_and_every_described_answer_is_given(
         ask("POST", path, 400, json={"nothing": 1})
         ask("POST", path, 413, data=b" " * 1_100_000, headers=JSON)
         ask("POST", path, 415, data=b"x", headers={"Content-Type": "text/plain"})
-    ask("POST", _redrive_many, 200, json={"stream": "counters"})
+    patient = {"headers": {"Prefer": "wait=30"}, "timeout": 60}
+    ask("POST", _redrive_many, 200, json={"stream": "counters"}, **patient)
     ask("POST", _redrive_many, 202, json={"stream": "counters"}, headers={"Prefer": "wait=0"})
     for path in _decisions:
         ask("POST", path, 404, json={})
         ask("POST", path, 202, json={}, headers={"Prefer": "wait=0"})
         if description.letters.pop(0) and path.endswith("redrive"):
-            ask("POST", path, 200, json={})
-    ask("POST", _decisions[1], 200, json={})
+            ask("POST", path, 200, json={}, **patient)
+    ask("POST", _decisions[1], 200, json={}, **patient)
     for path in _decisions:
         ask("POST", path, 409, json={})
     # Only 503 is left out: the servers' absence is another module's matter.

@@ -2,6 +2,7 @@
 
 #include "api/counters.h"
 #include "api/dead_letters.h"
+#include "api/events.h"
 #include "api/generations.h"
 #include "api/read.h"
 #include "api/vehicles.h"
@@ -59,6 +60,7 @@ struct Served {
         add_counters(router, writer, reads);
         add_vehicles(router, writer, reads, cache);
         add_dead_letters(router, writer, reads);
+        add_events(router, reads);
         add_generations(router, reads);
         REQUIRE(eventually([&] { return pool.connected() && !watch.trouble(); }));
     }

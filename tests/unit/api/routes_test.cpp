@@ -228,6 +228,7 @@ TEST_CASE("while the log is not known nothing is published, and reads that want 
     CHECK(f.publisher.counters().in_flight == 0);
     CHECK(f.get("/counters/a?at_least=counters-0a1b2c3d-0-1")->status == 503);
     CHECK(f.get("/counters/a", {{"Cache-Control", "no-cache"}})->status == 503);
+    CHECK(f.get("/events/counters-0a1b2c3d-0-1")->status == 503);
 }
 
 TEST_CASE("every violation of a read is named at once") {
@@ -248,6 +249,9 @@ TEST_CASE("every violation of a read is named at once") {
           "?z ?stream ?status ?reason ?limit ?cursor ?at_least");
     CHECK(pointers(*f.get("/dead-letters/reasons?stream=x&status=x&reason=y")) == "?reason ?stream ?status");
     CHECK(pointers(*f.get("/dead-letters/0:1?stream=counters")) == "?stream /id");
+    CHECK(pointers(*f.get("/events/counters-0a1b2c3d-0?x=1")) == "?x /token");
+    CHECK(pointers(*f.get("/events/counters-0a1b2c3d-0-1,counters-0a1b2c3d-1-1")) == "/token");
+    CHECK(pointers(*f.get("/events/nothing-0a1b2c3d-0-1")) == "/token");
     for (const auto* path :
          {"/status", "/generations/counters", "/health", "/version", "/livez", "/readyz", "/startupz", "/metrics"})
         CHECK(pointers(*f.get(std::string(path) + "?x=1")) == "?x");

@@ -270,3 +270,27 @@ TEST_CASE("release lets everybody go as stale") {
     CHECK(f.waited(second) == Waited::stale);
     CHECK(f.room.waiting() == 0);
 }
+
+TEST_CASE("a wish for the log alone holds once its end is known to lie beyond, and nobody is asked to flush for it") {
+    Fixture f;
+    CHECK(f.waited(f.wait({.at_least = {{0, 3}}, .only_in_log = true}, 0ms)) == std::nullopt);
+    CHECK_FALSE(f.pokes());
+    f.advance(at({10, 5}));
+    CHECK(f.waited(0) == Waited::satisfied);
+    CHECK(f.waited(f.wait({.at_least = {{0, 9}}, .only_in_log = true})) == Waited::satisfied);
+    const auto in_log = f.wait({.at_least = {{0, 19}}, .only_in_log = true});
+    const auto beyond = f.wait({.at_least = {{0, 20}}, .only_in_log = true});
+    f.advance(at({11, 5}));
+    CHECK_FALSE(f.pokes());
+    const auto question = f.room.take_question();
+    REQUIRE(question);
+    f.answer(*question, {20, 5});
+    CHECK(f.waited(in_log) == Waited::satisfied);
+    CHECK(f.waited(beyond) == Waited::token_unknown);
+    CHECK(f.waited(f.wait({.at_least = {{0, 15}}, .only_in_log = true})) == Waited::satisfied);
+    const auto unanswered = f.wait({.at_least = {{1, 9}}, .only_in_log = true}, 2s);
+    f.now += 2s;
+    f.expire();
+    CHECK(f.waited(unanswered) == Waited::stale);
+    CHECK(f.room.waiting() == 0);
+}
