@@ -37,6 +37,7 @@ constexpr pg::Statement kCounters{"counters", R"(
     select 0, generation, applied collate "C", as_of, null, null from counters.api_progress
     order by part desc, key)"};
 
+// Nothing is dropped of tables whose progress does not know windows_from: an earlier version made them.
 // $2 and $3 bound the starts of the bins. Reads $5 windows at most: if there are as many, the last row says which bin
 // the last one is in.
 constexpr pg::Statement kWindows{"counter_windows", R"(
@@ -48,14 +49,15 @@ constexpr pg::Statement kWindows{"counter_windows", R"(
               order by counters.api_counter_windows.window_start limit $5) as scanned
         group by generation, bin_start)
     (select 2 as part, generation, (extract(epoch from bin_start) * 1000000)::bigint::text as start_us,
-            value::text, count::text, bin_start
+            value::text, count::text, bin_start, null::text
      from binned order by binned.bin_start limit $6)
     union all
-    select 1, generation, key, null, null, null from counters.api_counters where key = $1
+    select 1, generation, key, null, null, null, null from counters.api_counters where key = $1
     union all
     select 0, generation, applied, as_of,
-           (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $5), null
-    from counters.api_progress
+           (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $5), null,
+           to_jsonb(p) ->> 'windows_from_us'
+    from counters.api_progress p
     order by part desc, bin_start)"};
 
 /// An increment is a key of 256 bytes, each up to six in escapes, and a number.
@@ -168,6 +170,7 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
     read->entity = key;
     auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
     if (after) bins = bins_after(bins, *after, step);
+    const bool is_default = !range.from && !range.to && !after;
     // Anyone's increment counts in the partition where it lands.
     const auto rows_per_window = reads.watch().log(read->stream).partitions();
     const auto params = [key, bins, step, page, rows_per_window] {
@@ -180,15 +183,18 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
             .add(page.limit + 1);
         return given;
     };
-    const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
+    const auto render = [page, bins, is_default](const Reads::Look& look, const Read& asked) -> Found {
         const auto& rows = look.rows;
         // The row after the windows says that there is such a counter.
         if (look.items == 0 || rows.integer(look.items - 1, 0) == kWindowPart) return {.missing = kNoSuchCounter};
+        const auto windows_from = look.windows_from(6);
+        if (windows_from && bins.from < *windows_from && !is_default) return {.windows_from = windows_from};
         const auto cut_off = look.cut_off(4);
         const auto windows = look.complete(look.items - 1, 2, cut_off);
         const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
         Items items(asked.media, kColumns);
         for (std::size_t row = 0; row < shown; ++row) {
+            if (windows_from && rows.instant(row, 2) < *windows_from) continue;  // not whole any more
             items.instant(rows.instant(row, 2));
             items.number(rows.text(row, 3));
             items.number(rows.text(row, 4));

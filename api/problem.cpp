@@ -34,6 +34,11 @@ const ProblemType kNotOpen{"not_open", 409, "The dead letter is not open any mor
                            "It was redriven, discarded or quarantined before; `detail` says which. No decision changes "
                            "that.",
                            "Read it to see what was decided. What it says can be written again as a new event."};
+const ProblemType kWindowDropped{
+    "window_dropped", 410, "The windows are no longer kept",
+    "The range begins before the windows that are kept; the operator of this deployment says for how long they are. "
+    "Totals and histories are kept for ever.",
+    "Ask from the instant on that `detail` names."};
 const ProblemType kContentTooLarge{"content_too_large", 413, "The body is too large",
                                    "The body is larger than the route takes; `detail` says the limit.", "Send less."};
 const ProblemType kTargetTooLong{"target_too_long", 414, "The target is too long",
@@ -86,6 +91,7 @@ constexpr std::array kTypes{
     &problems::kNotAcceptable,
     &problems::kRequestTimeout,
     &problems::kNotOpen,
+    &problems::kWindowDropped,
     &problems::kContentTooLarge,
     &problems::kTargetTooLong,
     &problems::kUnsupportedMediaType,

@@ -4,6 +4,7 @@
 #include "infra/base/log.h"
 #include "infra/kafka/partitioner.h"
 #include "infra/postgres/error.h"
+#include "schemas/instant.h"
 #include "schemas/json.h"
 #include "schemas/position.h"
 
@@ -371,6 +372,16 @@ void Reads::answer(const std::shared_ptr<Read>& read, Question question) {
                      append_freshness(lines, fresh);
                      send_problem(read->reply,
                                   {.type = &problems::kUnknownEntity, .detail = std::string(answer.missing)},
+                                  read->trace, lines);
+                     return;
+                 }
+                 if (answer.windows_from) {
+                     std::string lines;
+                     append_freshness(lines, fresh);
+                     send_problem(read->reply,
+                                  {.type = &problems::kWindowDropped,
+                                   .detail = "windows are kept from " + schemas::format_instant(*answer.windows_from) +
+                                             " on: ask for none before"},
                                   read->trace, lines);
                      return;
                  }

@@ -46,11 +46,12 @@ struct Read {
     std::optional<schemas::Timestamp> proven_as_of;  ///< by the wait: see WaitOutcome
 };
 
-/// What a handler makes of the rows: a body, or the 404 that they come to.
+/// What a handler makes of the rows: a body, or the 404 or 410 that they come to.
 struct Found {
     std::string body{};
-    std::string next_cursor{};   ///< of a list with more pages
-    std::string_view missing{};  ///< not empty: there is no such thing, and this says so
+    std::string next_cursor{};                         ///< of a list with more pages
+    std::string_view missing{};                        ///< not empty: there is no such thing, and this says so
+    std::optional<schemas::Timestamp> windows_from{};  ///< windows before it were asked for, and are dropped
 };
 
 /// How fresh an answer is, as its headers say it.
@@ -113,6 +114,10 @@ public:
 
         /// Of a page of bins, whose statement says so in `column` of the progress: the bin that may be incomplete.
         [[nodiscard]] std::optional<schemas::Timestamp> cut_off(std::size_t column) const {
+            return rows.cell(items, column) ? std::optional(rows.instant(items, column)) : std::nullopt;
+        }
+        /// Of a list of windows, whose statement says so in `column` of the progress: those before it are dropped.
+        [[nodiscard]] std::optional<schemas::Timestamp> windows_from(std::size_t column) const {
             return rows.cell(items, column) ? std::optional(rows.instant(items, column)) : std::nullopt;
         }
         /// How many of the first `bins` rows are complete; `column` has their starts.

@@ -120,6 +120,7 @@ constexpr pg::Statement kHistory{"vehicle_states", R"(
     select 0, generation, applied, as_of, null, null, null, null, null from vehicles.api_progress
     order by part desc, sort_instant desc, sort_offset desc)"};
 
+// Nothing is dropped of tables whose progress does not know windows_from: an earlier version made them.
 // ($4, $5) is the last row of the page before. Reads $7 rows of windows at most, whatever their state: if there are as
 // many, the last row says which bin the last one is in.
 constexpr pg::Statement kWindows{"vehicle_windows", R"(
@@ -132,15 +133,15 @@ constexpr pg::Statement kWindows{"vehicle_windows", R"(
               order by vehicles.api_vehicle_windows.window_start limit $7) as scanned
         group by generation, bin_start, state)
     (select 1 as part, generation, (extract(epoch from bin_start) * 1000000)::bigint::text as start_us, state,
-            count::text, bin_start, state as sort_state
+            count::text, bin_start, state as sort_state, null::text
      from binned
      where ($3::text is null or state = $3) and ($4::timestamptz is null or (bin_start, state) > ($4, $5::text collate "C"))
      order by binned.bin_start, binned.state limit $8)
     union all
     select 0, generation, applied, as_of,
            (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $7),
-           null, null::text collate "C"
-    from vehicles.api_progress
+           null, null::text collate "C", to_jsonb(p) ->> 'windows_from_us'
+    from vehicles.api_progress p
     order by part desc, bin_start, sort_state)"};
 
 /// As many vehicles as one page of a list at an instant looks at: some 10 us each, so well below the statement's
@@ -493,6 +494,7 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
     auto bins = bins_of(range, step, reads.watch().as_of(read->stream).value_or(reads.clock().now()));
     // The cursor's bin may have more states.
     if (after) bins = bins_after(bins, after->instant - std::chrono::microseconds(1), step);
+    const bool is_default = !range.from && !range.to && !after;
     const auto rows_per_window =
         static_cast<std::int64_t>(kStates.size()) * reads.watch().log(read->stream).partitions();
 
@@ -504,13 +506,16 @@ void get_windows(Reads& reads, const http::Request& request, http::Reply reply) 
         given.add(std::int64_t{step.count()}).add(rows_of_page(page, step, rows_per_window)).add(page.limit + 1);
         return given;
     };
-    const auto render = [page](const Reads::Look& look, const Read& asked) -> Found {
+    const auto render = [page, bins, is_default](const Reads::Look& look, const Read& asked) -> Found {
         const auto& rows = look.rows;
+        const auto windows_from = look.windows_from(7);
+        if (windows_from && bins.from < *windows_from && !is_default) return {.windows_from = windows_from};
         const auto cut_off = look.cut_off(4);
         const auto windows = look.complete(look.items, 2, cut_off);
         const auto shown = std::min(windows, static_cast<std::size_t>(page.limit));
         Items items(asked.media, kColumns);
         for (std::size_t row = 0; row < shown; ++row) {
+            if (windows_from && rows.instant(row, 2) < *windows_from) continue;  // not whole any more
             items.instant(rows.instant(row, 2));
             items.text(rows.text(row, 3));
             items.number(rows.text(row, 4));

@@ -160,7 +160,7 @@ std::string join(const std::vector<std::string>& parts) {
 class Reading {
 public:
     Reading(const Auditor::Options& options, Target target, const Offsets& first)
-        : options_(options), target_(std::move(target)), recount_(target_, 0, 0), first_(first), known_(first) {
+        : options_(options), target_(std::move(target)), recount_(target_, 0, 0, 0), first_(first), known_(first) {
         held_.resize(known_.size());
         check();
     }

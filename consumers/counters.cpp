@@ -34,6 +34,17 @@ on conflict (key, window_start, partition) do update set
     min_offset = least(w.min_offset, excluded.min_offset),
     max_offset = greatest(w.max_offset, excluded.max_offset))"};
 
+// Nobody adds to what is dropped, so that a row stays where it was found.
+constexpr pg::Statement kDropWindows{"counters_drop_windows", R"(
+delete from windows where ctid = any(array(
+    select old.ctid
+    from unnest($1::integer[]) as p (partition)
+    cross join lateral (
+        select w.ctid from windows w
+        where w.partition = p.partition and w.window_start < $2
+        order by w.window_start limit $3) old
+    limit $3)))"};
+
 struct Sum {
     Int128 value = 0;
     std::int64_t count = 0;
@@ -92,8 +103,8 @@ public:
         window->max_offset = std::max(window->max_offset, position_.offset);
     }
 
-    std::size_t write(pg::Transaction& tx) override {
-        if (counters_.empty()) return 0;
+    Written write(pg::Transaction& tx, const WindowsFrom& windows_from) override {
+        if (counters_.empty()) return {};
         std::vector<std::pair<std::string_view, Counter*>> sorted;
         sorted.reserve(counters_.size());
         for (auto& [key, counter] : counters_)
@@ -102,7 +113,9 @@ public:
         for (const auto& [key, counter] : sorted)
             add_digests(key, *counter);
         write_totals(tx, sorted);
-        return sorted.size() + write_windows(tx, sorted);
+        Written written{sorted.size(), 0};
+        write_windows(tx, sorted, windows_from, written);
+        return written;
     }
 
     [[nodiscard]] Digest digest(std::int32_t partition) const override {
@@ -139,7 +152,8 @@ private:
         tx.run(kAddTotals, params);
     }
 
-    static std::size_t write_windows(pg::Transaction& tx, const Sorted& sorted) {
+    static void write_windows(pg::Transaction& tx, const Sorted& sorted, const WindowsFrom& windows_from,
+                              Written& written) {
         pg::Array keys;
         pg::Array starts;
         pg::Array partitions;
@@ -152,6 +166,10 @@ private:
                 return std::tie(a.start, a.partition) < std::tie(b.start, b.partition);
             });
             for (const auto& window : counter->windows) {
+                if (windows_from.has_dropped(window.partition, window.start)) {
+                    written.late += window.sum.count;
+                    continue;
+                }
                 keys.add(key);
                 starts.add(window.start);
                 partitions.add(std::int64_t{window.partition});
@@ -161,12 +179,12 @@ private:
                 maxs.add(window.max_offset);
             }
         }
-        const auto rows = keys.size();
+        if (keys.size() == 0) return;
+        written.rows += keys.size();
         pg::Params params;
         params.add(std::move(keys)).add(std::move(starts)).add(std::move(partitions)).add(std::move(values));
         params.add(std::move(counts)).add(std::move(mins)).add(std::move(maxs));
         tx.run(kAddWindows, params);
-        return rows;
     }
 
     std::unordered_map<std::string, Counter, KeyHash, std::equal_to<>> counters_;
@@ -185,6 +203,16 @@ const schemas::Stream& CounterProjection::stream() const noexcept {
 
 std::unique_ptr<Fold> CounterProjection::begin() const {
     return std::make_unique<CounterFold>();
+}
+
+std::size_t CounterProjection::drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions,
+                                            Timestamp from, std::int64_t most) const {
+    pg::Array numbers;
+    for (const auto partition : partitions)
+        numbers.add(std::int64_t{partition});
+    pg::Params params;
+    params.add(std::move(numbers)).add(from).add(most);
+    return tx.run(kDropWindows, params).affected();
 }
 
 }  // namespace tidemark::consumers

@@ -14,6 +14,8 @@ public:
     [[nodiscard]] bool needs_home_partition() const noexcept override { return false; }
     [[nodiscard]] std::unique_ptr<Fold> begin() const override;
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override;
+    std::size_t drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions, schemas::Timestamp from,
+                             std::int64_t most) const override;
 };
 
 }  // namespace tidemark::consumers

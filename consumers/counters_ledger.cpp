@@ -41,6 +41,7 @@ public:
             total->most(2, log_time_);
         }
         const auto start = window_of(occurred_at_);
+        if (!rows.keeps_window(start)) return;
         if (auto* window = rows.at(1, rows.key_of(key_, start, position_.partition), position_)) {
             window->add(0, value_);
             window->add(1, 1);

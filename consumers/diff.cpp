@@ -49,10 +49,10 @@ select exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relname
 constexpr const char* kMostCharacters = "2000";
 constexpr const char* kShownCharacters = "1000";
 
-// What of a partition's state is no function of the log, or says of other tables what they say themselves. All else is
-// compared, also what a later version adds.
-constexpr std::array<std::string_view, 7> kNotCompared{"generation",  "epoch",         "as_of", "owner",
-                                                       "backend_pid", "backend_start", "digest"};
+// What of a partition's state is no function of the log (who writes it, and how far retention is), or says of other
+// tables what they say themselves. All else is compared, also what a later version adds.
+constexpr std::array<std::string_view, 8> kNotCompared{"generation",  "epoch",         "as_of",        "owner",
+                                                       "backend_pid", "backend_start", "windows_from", "digest"};
 
 pg::SessionOptions session() {
     pg::SessionOptions options;
@@ -79,6 +79,11 @@ struct Shape {
         const auto found =
             std::find_if(columns.begin(), columns.end(), [&](const Column& one) { return one.name == name; });
         return found == columns.end() ? nullptr : &*found;
+    }
+    // Its rows belong to windows, which retention drops.
+    [[nodiscard]] bool has_windows() const {
+        const auto* const start = find("window_start");
+        return start != nullptr && start->type == "timestamp with time zone";
     }
     [[nodiscard]] std::vector<std::string> key() const {
         std::map<std::int64_t, std::string> places;
@@ -135,15 +140,23 @@ std::string as_text(const std::string& cell) {
            " end";
 }
 
-// The rows of one table in one schema, as a source of FROM. `nothing`: its columns, but no row.
-std::string source(const std::string& schema, const std::string& table, bool nothing) {
+// The rows of one table in one schema, as a source of FROM.
+std::string source(const std::string& schema, const std::string& table, const Shape& shape,
+                   const std::string& windows_from) {
     const auto in_schema = [&](std::string_view name) { return pg::quote_identifier(schema, name); };
-    if (nothing) return "(select * from " + in_schema(table) + " where false)";
+    // Of two that follow each other one drops them a moment later, and has them then until it comes to delete them.
+    if (shape.has_windows())
+        return "(select w.* from " + in_schema(table) + " w where w.window_start >= " + windows_from + ")";
     if (table != "dedupe") return in_schema(table);
     // A flush may delete what is older, or leave it.
     return "(select d.* from " + in_schema(table) + " d join " + in_schema("offsets") +
            " p using (partition) where p.log_time - d.log_time <= interval '" +
            std::to_string(schemas::kDedupeHorizon.count()) + " hours')";
+}
+
+// Its columns, but no row.
+std::string nothing_of(const std::string& schema, const std::string& table) {
+    return "(select * from " + pg::quote_identifier(schema, table) + " where false)";
 }
 
 // Two sources to be compared row by row: `l` is live, `o` the other one. The key's columns come first, in its order.
@@ -243,7 +256,12 @@ private:
 class Comparison {
 public:
     Comparison(pg::Transaction& tx, const DiffOptions& options, const Generation& live, const Generation& other)
-        : tx_(tx), options_(options), live_(live), other_(other) {}
+        : tx_(tx),
+          options_(options),
+          live_(live),
+          other_(other),
+          windows_from_("coalesce(greatest(" + windows_from_of(live.schema) + ", " + windows_from_of(other.schema) +
+                        "), '-infinity')") {}
 
     std::vector<Table> run() {
         std::vector<Table> tables;
@@ -296,8 +314,9 @@ private:
             compare_alone(table, other_, *shapes.other);
             return table;
         }
-        add(table, {source(live_.schema, name, false), source(other_.schema, name, false),
-                    common(name, *shapes.live, *shapes.other)});
+        add(table,
+            {source(live_.schema, name, *shapes.live, windows_from_),
+             source(other_.schema, name, *shapes.other, windows_from_), common(name, *shapes.live, *shapes.other)});
         return table;
     }
 
@@ -310,8 +329,9 @@ private:
     // The rows of one side with none.
     void compare_alone(Table& table, const Generation& side, const Shape& shape) {
         const bool is_live = &side == &live_;
-        add(table, {source(side.schema, table.name, !is_live), source(side.schema, table.name, is_live),
-                    common(table.name, shape, shape)});
+        const auto rows = source(side.schema, table.name, shape, windows_from_);
+        const auto none = nothing_of(side.schema, table.name);
+        add(table, {is_live ? rows : none, is_live ? none : rows, common(table.name, shape, shape)});
     }
 
     static std::vector<Common> common(const std::string& table, const Shape& live, const Shape& other) {
@@ -436,6 +456,7 @@ private:
     const DiffOptions& options_;
     const Generation& live_;
     const Generation& other_;
+    std::string windows_from_;  // as SQL: the later of the two
 };
 
 // Takes the snapshot that `tx` then has, and throws unless both generations stand at `vector` in it.

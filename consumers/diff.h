@@ -78,10 +78,10 @@ struct Diff {
 
 /// Compares all tables of two generations, whatever stream they are of, by primary key, column by column: the other's
 /// rows with the live one's. What is no function of the log is left out (who writes a partition; first sights of
-/// identities that can decide nothing any more). Both are held at the same offsets only for the moment in which a
-/// snapshot of them is taken; in it they are compared, while they go on. `other` must be a candidate or retired.
-/// Throws Standstill::Late; Refused when one of them became another's or was dropped meanwhile; pg::Error;
-/// std::runtime_error when cancelled.
+/// identities that can decide nothing any more; windows that one of them has dropped). Both are held at the same
+/// offsets only for the moment in which a snapshot of them is taken; in it they are compared, while they go on. `other`
+/// must be a candidate or retired. Throws Standstill::Late; Refused when one of them became another's or was dropped
+/// meanwhile; pg::Error; std::runtime_error when cancelled.
 Diff compare(const DiffOptions& options, const Generation& live, const Generation& other);
 
 enum class DiffFormat : std::uint8_t {

@@ -264,6 +264,12 @@ private:
                 "no consumer of fingerprint " + generation.fingerprint + " keeps it up to date: it cannot be made live",
                 "start tidemark-consumer run of that version, or tidemark-consumer drop " + stream + " " + number);
         }
+        if (const auto from = find_windows_from(*connection_, generation.schema);
+            from && generation.role == Role::live) {
+            add(Severity::info, "windows_from", subject,
+                "windows before " + schemas::format_instant(*from) + " are dropped, reads of them get 410",
+                "nothing, if tidemark-consumer run --window-retention is meant to be what it is");
+        }
         check_tables(generation, subject, stream);
         if (ours) check_drift(generation, subject, stream);
     }

@@ -123,11 +123,12 @@ void add_optional(pg::Params& params, const std::optional<Text>& text) {
 class Attempt {
 public:
     Attempt(pg::Transaction& tx, const Target& target, const OffsetStore& store, const Batch& batch,
-            const std::map<Position, std::string>& refused, FlushReport& report)
+            const WindowsFrom& windows_from, const std::map<Position, std::string>& refused, FlushReport& report)
         : tx_(tx),
           target_(target),
           store_(store),
           batch_(batch),
+          windows_from_(windows_from),
           refused_(refused),
           report_(report),
           fold_(target.projection->begin()) {}
@@ -140,7 +141,9 @@ public:
             fold_part(part);
         FAILPOINT("c2_folded");
         report_.entities = fold_->entities();
-        report_.rows = fold_->write(tx_);
+        const auto written = fold_->write(tx_, windows_from_);
+        report_.rows = written.rows;
+        report_.late = written.late;
         park();
         store_first_sights();
         for (auto& tally : tallies_)
@@ -528,6 +531,7 @@ private:
     const Target& target_;
     const OffsetStore& store_;
     const Batch& batch_;
+    const WindowsFrom& windows_from_;
     const std::map<Position, std::string>& refused_;
     FlushReport& report_;
     std::unique_ptr<Fold> fold_;
@@ -545,13 +549,14 @@ FlushReport attempt(pg::Connection& connection, const Target& target, const Offs
     FlushReport report;
     FAILPOINT("c3_begin");
     auto tx = connection.begin();
-    if (!store.advance(tx, batch)) {
+    const auto windows_from = store.advance(tx, batch);
+    if (!windows_from) {
         report.outcome = Flushed::fenced;
         report.error = kFenced;
         return report;
     }
     FAILPOINT("c4_fenced");
-    Attempt(tx, target, store, batch, refused, report).run();
+    Attempt(tx, target, store, batch, *windows_from, refused, report).run();
     if (probe_only) return report;  // rolled back: it was only to see whether the database takes the values
     if (report.records > 0) {
         pg::Params channel;

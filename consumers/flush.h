@@ -24,6 +24,7 @@ struct FlushReport {
     std::int64_t applied = 0;
     std::int64_t duplicates = 0;
     std::int64_t gaps = 0;
+    std::int64_t late = 0;                            ///< applied after their windows had been dropped
     std::map<std::string_view, std::int64_t> parked;  ///< by reason
     std::map<std::int32_t, Timestamp> log_times;      ///< by partition, after it
     Timestamp oldest{};                               ///< append time of the oldest record in it; epoch without records

@@ -110,6 +110,19 @@ std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_
     return next;
 }
 
+std::string windows_from_of(std::string_view schema) {
+    // Tables of an earlier version have no such column.
+    return "(select max((to_jsonb(o) ->> 'windows_from')::timestamptz) from " +
+           pg::quote_identifier(schema, "offsets") + " o)";
+}
+
+std::optional<schemas::Timestamp> find_windows_from(pg::Connection& connection, std::string_view schema) {
+    const auto name = "find_windows_from_" + std::string(schema);
+    const auto sql = "select (extract(epoch from " + windows_from_of(schema) + ") * 1000000)::bigint";
+    const auto rows = connection.run(pg::Statement{name.c_str(), sql.c_str()});
+    return rows.cell(0, 0) ? std::optional(rows.instant(0, 0)) : std::nullopt;
+}
+
 void create_generation(pg::Transaction& tx, const Projection& projection, int generation, std::string_view schema,
                        std::int32_t partitions, Role role) {
     const auto name = pg::quote_identifier(schema);

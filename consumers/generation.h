@@ -83,6 +83,12 @@ std::vector<Folder> find_folders(pg::Connection& connection, const Projection& p
 /// How far the tables in a schema are: next offsets by partition. Throws pg::Error.
 std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_view schema);
 
+/// Where the windows in a schema begin, whatever version made it: an SQL expression of type timestamptz, null when
+/// none were dropped.
+std::string windows_from_of(std::string_view schema);
+/// The same as it is now. Throws pg::Error.
+std::optional<schemas::Timestamp> find_windows_from(pg::Connection& connection, std::string_view schema);
+
 /// Makes the schema of a generation with its tables, views, offset rows and rights, and registers it; within `tx`, so
 /// all of it or nothing. `partitions` offset rows start at 0. Run under the owner's rights.
 void create_generation(pg::Transaction& tx, const Projection& projection, int generation, std::string_view schema,

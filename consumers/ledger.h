@@ -60,8 +60,9 @@ struct LedgerRow {
 /// All rows of all tables, or a share of them: what does not fit into memory is gone through in several passes.
 class LedgerRows {
 public:
-    LedgerRows(const std::vector<LedgerTable>& tables, std::size_t pass, std::size_t passes)
-        : pass_(pass), passes_(passes), rows_(tables.size()) {
+    /// No windows are kept that start before `windows_from`, in microseconds since the epoch.
+    LedgerRows(const std::vector<LedgerTable>& tables, std::size_t pass, std::size_t passes, std::int64_t windows_from)
+        : pass_(pass), passes_(passes), windows_from_(windows_from), rows_(tables.size()) {
         for (const auto& table : tables)
             widths_.push_back(table.columns.size());
     }
@@ -76,6 +77,8 @@ public:
     [[nodiscard]] bool is_mine(std::size_t table, const std::string& key) const {
         return passes_ == 1 || (passes_ > 1 && (std::hash<std::string>{}(key) + table) % passes_ == pass_);
     }
+
+    [[nodiscard]] bool keeps_window(std::int64_t start) const noexcept { return start >= windows_from_; }
 
     /// A row to write to, made if there is none; null when it belongs to another pass.
     LedgerRow* at(std::size_t table, const std::string& key, schemas::Position position) {
@@ -110,6 +113,7 @@ private:
 
     std::size_t pass_;
     std::size_t passes_;
+    std::int64_t windows_from_;
     std::int64_t size_ = 0;
     std::vector<std::size_t> widths_;
     std::vector<Rows> rows_;

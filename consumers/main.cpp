@@ -62,6 +62,7 @@ struct Options {
     milliseconds stuck_after{60'000};
     milliseconds audit_interval{60'000};
     std::int64_t audit_memory = std::int64_t{256} << 20;
+    milliseconds window_retention{0};
     bool migrate_first = false;
     bool json = false;
     bool csv = false;
@@ -109,6 +110,7 @@ Lane::Options lane_options(const Options& options, const std::string& instance) 
     lane.processor.dsn = options.consumer_dsn;
     lane.processor.owner = instance;
     lane.processor.drain = options.shutdown_timeout;
+    lane.processor.window_retention = options.window_retention;
     lane.processor.state.limits.interval = options.flush_interval;
     lane.processor.state.limits.records = static_cast<std::size_t>(options.flush_records);
     lane.processor.state.limits.bytes = static_cast<std::size_t>(options.flush_bytes);
@@ -208,6 +210,12 @@ private:
 };
 
 constexpr milliseconds kStep{500};
+
+// The latest partition decides what is dropped of all: one that is behind by a day still has the windows of that day to
+// come, and reads of the last hour up to where it stands.
+constexpr milliseconds kShortestRetention = std::chrono::hours(25);
+// A hundred years, and no overflow.
+constexpr milliseconds kLongestRetention = std::chrono::hours(100 * 366 * 24);
 
 constexpr std::int64_t kMostRows = 1'000'000'000'000;
 
@@ -377,7 +385,17 @@ int main(int argc, char** argv) {
             command.bytes("audit-memory", options.audit_memory, std::int64_t{1} << 20, std::int64_t{1} << 40,
                           "What the audit of a stream may remember: the identities of a day and the dead letters that "
                           "are open. When it needs more there is none for an hour.");
+            command.duration("window-retention", options.window_retention, milliseconds(0), kLongestRetention,
+                             "How long windows are kept, in log time, at least 25h; totals and history stay. What was "
+                             "dropped does not come back. 0 keeps all.");
             command.flag("migrate", options.migrate_first, "Run migrate first.");
+            command.check([&] {
+                if (options.window_retention.count() == 0 || options.window_retention >= kShortestRetention)
+                    return std::vector<std::string>{};
+                return std::vector<std::string>{
+                    "window-retention: less than 25h: a partition that nobody has folded for a day would be folded "
+                    "without its windows. Give 0 to keep all"};
+            });
         });
     settings.command(
         "migrate", "Make topics, their identities, schemas and roles; changes nothing that is there",

@@ -44,7 +44,25 @@ update offsets o set
     as_of = greatest(o.as_of, b.as_of)
 from unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[])
      as b (partition, epoch, from_offset, next_offset, as_of)
-where o.generation = $1 and o.partition = b.partition and o.epoch = b.epoch and o.next_offset = b.from_offset)"};
+where o.generation = $1 and o.partition = b.partition and o.epoch = b.epoch and o.next_offset = b.from_offset
+returning o.partition, (extract(epoch from o.windows_from) * 1000000)::bigint)"};
+
+constexpr pg::Statement kWindows{"offsets_windows", R"(
+select (extract(epoch from max(windows_from)) * 1000000)::bigint, (extract(epoch from max(log_time)) * 1000000)::bigint
+from offsets where generation = $1 having count(*) > 0)"};
+
+constexpr pg::Statement kMoveWindows{"offsets_move_windows", R"(
+update offsets o set windows_from = $4
+from unnest($2::integer[], $3::bigint[]) as c (partition, epoch)
+where o.generation = $1 and o.partition = c.partition and o.epoch = c.epoch
+  and (o.windows_from is null or o.windows_from < $4))"};
+
+constexpr pg::Statement kHold{"offsets_hold", R"(
+select o.partition
+from offsets o
+join unnest($2::integer[], $3::bigint[]) as c (partition, epoch) on o.partition = c.partition and o.epoch = c.epoch
+where o.generation = $1
+for update of o)"};
 
 constexpr pg::Statement kTally{"offsets_tally", R"(
 update offsets o set
@@ -63,6 +81,19 @@ pg::Array array_of(std::span<const std::int32_t> partitions) {
     for (const auto partition : partitions)
         array.add(std::int64_t{partition});
     return array;
+}
+
+// The generation, and what is claimed.
+pg::Params params_of(int generation, std::span<const Claim> claims) {
+    pg::Array partitions;
+    pg::Array epochs;
+    for (const auto& claim : claims) {
+        partitions.add(claim.partition);
+        epochs.add(claim.epoch);
+    }
+    pg::Params params;
+    params.add(std::int64_t{generation}).add(std::move(partitions)).add(std::move(epochs));
+    return params;
 }
 
 std::vector<Claim> claims_of(const pg::Rows& rows) {
@@ -101,15 +132,7 @@ std::vector<Claim> OffsetStore::claim(pg::Connection& connection, std::span<cons
 }
 
 bool OffsetStore::announce(pg::Connection& connection, std::span<const Claim> claims) const {
-    pg::Array partitions;
-    pg::Array epochs;
-    for (const auto& claim : claims) {
-        partitions.add(std::int64_t{claim.partition});
-        epochs.add(claim.epoch);
-    }
-    pg::Params params;
-    params.add(std::int64_t{generation_}).add(std::move(partitions)).add(std::move(epochs));
-    return connection.run(kAnnounce, params).affected() == claims.size();
+    return connection.run(kAnnounce, params_of(generation_, claims)).affected() == claims.size();
 }
 
 std::vector<Claim> OffsetStore::read(pg::Connection& connection, std::span<const std::int32_t> partitions) const {
@@ -118,7 +141,7 @@ std::vector<Claim> OffsetStore::read(pg::Connection& connection, std::span<const
     return claims_of(connection.run(kRead, params));
 }
 
-bool OffsetStore::advance(pg::Transaction& tx, const Batch& batch) const {
+std::optional<WindowsFrom> OffsetStore::advance(pg::Transaction& tx, const Batch& batch) const {
     pg::Array partitions;
     pg::Array epochs;
     pg::Array froms;
@@ -138,7 +161,35 @@ bool OffsetStore::advance(pg::Transaction& tx, const Batch& batch) const {
     pg::Params params;
     params.add(std::int64_t{generation_}).add(std::move(partitions)).add(std::move(epochs));
     params.add(std::move(froms)).add(std::move(nexts)).add(std::move(as_ofs));
-    return tx.run(kAdvance, params).affected() == batch.parts.size();
+    const auto rows = tx.run(kAdvance, params);
+    if (rows.size() != batch.parts.size()) return std::nullopt;
+    WindowsFrom windows_from;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        if (rows.cell(row, 1))
+            windows_from.begin(static_cast<std::int32_t>(rows.integer(row, 0)), rows.instant(row, 1));
+    }
+    return windows_from;
+}
+
+OffsetStore::Windows OffsetStore::windows(pg::Connection& connection) const {
+    pg::Params params;
+    params.add(std::int64_t{generation_});
+    const auto rows = connection.run(kWindows, params);
+    Windows windows;
+    if (rows.empty()) return windows;
+    if (rows.cell(0, 0)) windows.from = rows.instant(0, 0);
+    windows.log_time = rows.instant(0, 1);
+    return windows;
+}
+
+void OffsetStore::move_windows(pg::Connection& connection, std::span<const Claim> claims, Timestamp from) const {
+    auto params = params_of(generation_, claims);
+    params.add(from);
+    connection.run(kMoveWindows, params);
+}
+
+bool OffsetStore::hold(pg::Transaction& tx, std::span<const Claim> claims) const {
+    return tx.run(kHold, params_of(generation_, claims)).size() == claims.size();
 }
 
 void OffsetStore::tally(pg::Transaction& tx, std::span<const Tally> tallies) const {

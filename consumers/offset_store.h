@@ -1,6 +1,7 @@
 #pragma once
 
 #include "consumers/digest.h"
+#include "consumers/projection.h"
 #include "consumers/stream_state.h"
 #include "infra/postgres/connection.h"
 
@@ -32,9 +33,10 @@ public:
     /// the session's lock time-out.
     std::vector<Claim> read(pg::Connection& connection, std::span<const std::int32_t> partitions) const;
 
-    /// The fence: moves the rows from `from` to `next` iff epoch and offset are still the batch's. False: they are not,
-    /// and the transaction has to be rolled back. The first statement of every flush.
-    bool advance(pg::Transaction& tx, const Batch& batch) const;
+    /// The fence: moves the rows from `from` to `next` iff epoch and offset are still the batch's. Nullopt: they are
+    /// not, and the transaction has to be rolled back. Otherwise where the windows of the rows' partitions begin, which
+    /// stays so until the transaction ends. The first statement of every flush.
+    std::optional<WindowsFrom> advance(pg::Transaction& tx, const Batch& batch) const;
 
     struct Tally {
         std::int32_t partition = 0;
@@ -47,6 +49,19 @@ public:
     };
     /// Adds what became of the records between, under the fence.
     void tally(pg::Transaction& tx, std::span<const Tally> tallies) const;
+
+    /// What window retention goes by.
+    struct Windows {
+        std::optional<Timestamp> from;  ///< where the generation's begin, if any were dropped
+        Timestamp log_time{};           ///< the latest of its partitions'
+    };
+    Windows windows(pg::Connection& connection) const;
+    /// Lets the windows of the partitions that are still theirs begin no earlier than `from`: what a flush writes after
+    /// it does not lie before that. Never moves back.
+    void move_windows(pg::Connection& connection, std::span<const Claim> claims, Timestamp from) const;
+    /// The fence of whoever deletes: false when not all rows are theirs any more. They stay so until the transaction
+    /// ends.
+    bool hold(pg::Transaction& tx, std::span<const Claim> claims) const;
 
 private:
     int generation_;

@@ -6,9 +6,12 @@
 #include "schemas/event.h"
 #include "schemas/position.h"
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -44,6 +47,25 @@ struct LoggedEvent {
     schemas::Timestamp log_time;     ///< running maximum of append times up to here
 };
 
+/// Where the windows of a generation begin, by partition: what retention has dropped, or is about to, starts earlier.
+class WindowsFrom {
+public:
+    void begin(std::int32_t partition, schemas::Timestamp from) { from_[partition] = from; }
+    [[nodiscard]] bool has_dropped(std::int32_t partition, schemas::Timestamp window_start) const {
+        const auto found = from_.find(partition);
+        return found != from_.end() && window_start < found->second;
+    }
+
+private:
+    std::map<std::int32_t, schemas::Timestamp> from_;  // a partition that is not in it keeps all
+};
+
+/// What Fold::write did.
+struct Written {
+    std::size_t rows = 0;
+    std::int64_t late = 0;  ///< events that came after their window had been dropped
+};
+
 /// One flush's worth of one stream, folded in memory and then written once. Made by the projection, used by one thread,
 /// thrown away after the flush, whatever became of it.
 class Fold {
@@ -54,8 +76,8 @@ public:
     virtual std::optional<Parked> read(const LoggedEvent& event, std::string_view& entity) = 0;
     /// Folds in the event read last.
     virtual void keep() = 0;
-    /// Writes what was kept, one sorted statement per table; returns the number of rows. Throws pg::Error.
-    virtual std::size_t write(pg::Transaction& tx) = 0;
+    /// Writes what was kept, one sorted statement per table, but for windows that were dropped. Throws pg::Error.
+    virtual Written write(pg::Transaction& tx, const WindowsFrom& windows_from) = 0;
     /// What the kept events of a partition add to its digest: the sum over totals or history of their changes, as the
     /// stream's view `audit` takes it from the tables. After write().
     [[nodiscard]] virtual Digest digest(std::int32_t partition) const = 0;
@@ -82,6 +104,12 @@ public:
     [[nodiscard]] virtual std::unique_ptr<Fold> begin() const = 0;
     /// The same function of the log, written a second time (ledger.h): what `verify` holds the tables against.
     [[nodiscard]] virtual std::unique_ptr<Ledger> ledger() const = 0;
+    /// Deletes rows of windows of these partitions that start before `from`, the oldest first, `most` of them at most;
+    /// returns how many. A stream without windows has none. Throws pg::Error.
+    virtual std::size_t drop_windows(pg::Transaction& /*tx*/, std::span<const std::int32_t> /*partitions*/,
+                                     schemas::Timestamp /*from*/, std::int64_t /*most*/) const {
+        return 0;
+    }
 };
 
 }  // namespace tidemark::consumers

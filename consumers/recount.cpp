@@ -77,12 +77,12 @@ std::vector<LedgerTable> compared_tables(const Projection& projection) {
     return tables;
 }
 
-Recount::Recount(const Target& target, std::size_t pass, std::size_t passes)
+Recount::Recount(const Target& target, std::size_t pass, std::size_t passes, std::int64_t windows_from)
     : target_(target),
       ledger_(target.projection->ledger()),
       tables_(compared_tables(*target.projection)),
       common_(tables_.size() - kCommon),
-      rows_(tables_, pass, passes),
+      rows_(tables_, pass, passes, windows_from),
       partitions_(static_cast<std::size_t>(target.partitions)) {}
 
 void Recount::take(const kafka::Record& record) {

@@ -28,8 +28,9 @@ std::vector<LedgerTable> compared_tables(const Projection& projection);
 /// thread.
 class Recount {
 public:
-    /// The share `pass` of `passes` of all rows; of none at all, only what the partitions came to.
-    Recount(const Target& target, std::size_t pass, std::size_t passes);
+    /// The share `pass` of `passes` of all rows, without windows that start before `windows_from`, in microseconds
+    /// since the epoch; of no passes none at all, only what the partitions came to.
+    Recount(const Target& target, std::size_t pass, std::size_t passes, std::int64_t windows_from);
 
     /// As compared_tables says.
     [[nodiscard]] const std::vector<LedgerTable>& tables() const noexcept { return tables_; }

@@ -126,6 +126,9 @@ Generation find_or_create(pg::Connection& connection, const Projection& projecti
     made.fingerprint = projection.fingerprint();
     made.role = Role::building;
     create_generation(tx, projection, made.target.generation, made.schema, made.target.partitions, made.role);
+    // What the live one has dropped is not folded to be thrown away.
+    tx.run_script("update " + pg::quote_identifier(made.schema, "offsets") +
+                  " set windows_from = " + windows_from_of(live.schema));
     tx.commit();
     return made;
 }

@@ -27,7 +27,8 @@ select o.partition, o.next_offset, coalesce(o.owner, ''),
        (select count(*) from dead_letters d where d.partition = o.partition and d.status = 'open')::bigint,
        exists (select 1 from tidemark.consumers c
                where c.instance = o.owner and c.stream = $1 and c.generation = o.generation and o.partition = any(c.partitions)
-                 and c.heartbeat_at > now() - interval '10 seconds')
+                 and c.heartbeat_at > now() - interval '10 seconds'),
+       (extract(epoch from (to_jsonb(o) ->> 'windows_from')::timestamptz) * 1000000)::bigint  -- an earlier version has none
 from offsets o order by o.partition)"};
 
 struct Line {
@@ -39,7 +40,8 @@ struct Line {
     std::string owner;                  // empty: nobody folds it now
     std::optional<double> lag_seconds;  // of the as-of instant; none: never known
     std::int64_t dead_letters = 0;
-    std::optional<double> rate;  // records a second, where it is watched
+    std::optional<schemas::Timestamp> windows_from;  // none: all are kept
+    std::optional<double> rate;                      // records a second, where it is watched
 };
 
 std::vector<Line> gather(const StatusOptions& options) {
@@ -71,6 +73,7 @@ std::vector<Line> gather(const StatusOptions& options) {
             if (rows.integer(row, 3) != 0)
                 line.lag_seconds = std::chrono::duration<double>(now - rows.instant(row, 3)).count();
             line.dead_letters = rows.integer(row, 4);
+            if (rows.cell(row, 6)) line.windows_from = rows.instant(row, 6);
             lines.push_back(std::move(line));
         }
     }
@@ -90,15 +93,20 @@ void write_table(const std::vector<Line>& lines, std::ostream& out) {
     const bool watched =
         std::any_of(lines.begin(), lines.end(), [](const Line& line) { return line.rate.has_value(); });
     if (watched) out << std::setw(12) << "RECORDS/S";
-    out << std::setw(14) << "DEAD LETTERS"
-        << "  OWNER\n";
+    const bool drops =
+        std::any_of(lines.begin(), lines.end(), [](const Line& line) { return line.windows_from.has_value(); });
+    out << std::setw(14) << "DEAD LETTERS";
+    if (drops) out << std::setw(22) << "WINDOWS FROM";
+    out << "  OWNER\n";
     for (const auto& line : lines) {
         out << std::left << std::setw(12) << line.stream << std::right << std::setw(5) << line.generation
             << std::setw(11) << line.partition << std::setw(14) << line.next_offset << std::setw(14) << line.end
             << std::setw(10) << line.end - line.next_offset << std::setw(9)
             << (line.lag_seconds ? rounded(*line.lag_seconds) : "-");
         if (watched) out << std::setw(12) << (line.rate ? rounded(*line.rate) : "-");
-        out << std::setw(14) << line.dead_letters << "  " << (line.owner.empty() ? "(nobody)" : line.owner) << '\n';
+        out << std::setw(14) << line.dead_letters;
+        if (drops) out << std::setw(22) << (line.windows_from ? schemas::format_instant(*line.windows_from) : "-");
+        out << "  " << (line.owner.empty() ? "(nobody)" : line.owner) << '\n';
     }
 }
 
@@ -113,7 +121,12 @@ void write_json(const std::vector<Line>& lines, std::ostream& out) {
                 ",\"partition\":" + std::to_string(line.partition) +
                 ",\"nextOffset\":" + std::to_string(line.next_offset) + ",\"logEnd\":" + std::to_string(line.end) +
                 ",\"lagSeconds\":" + (line.lag_seconds ? rounded(*line.lag_seconds) : "null") +
-                ",\"deadLetters\":" + std::to_string(line.dead_letters) + ",\"owner\":";
+                ",\"deadLetters\":" + std::to_string(line.dead_letters);
+        if (line.windows_from) {
+            json += ",\"windowsFrom\":";
+            schemas::json::append_string(json, schemas::format_instant(*line.windows_from));
+        }
+        json += ",\"owner\":";
         if (line.owner.empty()) {
             json += "null";
         } else {

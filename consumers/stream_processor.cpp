@@ -42,6 +42,9 @@ struct StreamProcessor::Instruments {
                                      {{"stream", stream}, {"generation", generation}, {"verdict", "duplicate"}})),
           gaps(metrics.counter("tidemark_offset_gaps_total", "Offsets without a record.",
                                {{"stream", stream}, {"generation", generation}})),
+          late(metrics.counter("tidemark_late_records_total",
+                               "Records applied after window retention had dropped their window.",
+                               {{"stream", stream}, {"generation", generation}})),
           lag(metrics.gauge("tidemark_stream_lag_seconds",
                             "Age of the newest instant up to which everything is in the tables.",
                             {{"stream", stream}, {"generation", generation}})),
@@ -80,6 +83,7 @@ struct StreamProcessor::Instruments {
     base::Metrics::Counter& applied;
     base::Metrics::Counter& duplicates;
     base::Metrics::Counter& gaps;
+    base::Metrics::Counter& late;
     base::Metrics::Gauge& lag;
     base::Metrics::Gauge& buffered_records;
     base::Metrics::Gauge& buffered_bytes;
@@ -129,6 +133,7 @@ void StreamProcessor::run() {
                                            {"hint", "nothing is lost: the next owner reads them from the log again"}});
             return;
         }
+        if (!stopping_since) retain_windows(now);
         const auto step = state_.next(now);
         if (const bool pause = state_.paused(now); pause != paused_) {
             if (pause) {
@@ -251,6 +256,8 @@ void StreamProcessor::claim() {
         const auto starts = state_.claimed(claims, clock_.steady());
         if (place_->role != Role::live) state_.follow(std::vector<std::int64_t>{});  // nothing, before it has looked
         next_look_ = {};
+        next_retention_ = {};
+        windows_from_.reset();
         if (!starts.empty()) {
             source_.assign(starts);
             paused_ = true;  // assigning leaves open whether it is: the loop resumes
@@ -305,6 +312,69 @@ void StreamProcessor::look_at_leader(StreamState::Instant now) {
     }
 }
 
+std::optional<Timestamp> StreamProcessor::windows_due() {
+    const auto windows = store_.windows(connection());
+    auto from = windows.from;
+    if (place_->role != Role::live) {
+        from = std::max(from, find_windows_from(connection(), target_.projection->stream().name));
+    } else if (options_.window_retention > milliseconds(0) && windows.log_time > Timestamp{}) {
+        // A broker whose clock was ahead for a moment must not have everything dropped: log time does not step back.
+        const auto end = std::min(windows.log_time, clock_.now());
+        from = std::max(from, std::optional(schemas::window_start(end - options_.window_retention)));
+    }
+    return from;
+}
+
+void StreamProcessor::retain_windows(StreamState::Instant now) {
+    // Some ten milliseconds, also where the rows lie scattered.
+    constexpr std::int64_t kRowsAtOnce = 5'000;
+    if (!place_ || !state_.consuming() || now < next_retention_) return;
+    next_retention_ = now + options_.retention_look;
+    const auto claims = state_.claims();
+    if (claims.empty()) return;
+    const auto stream = target_.projection->stream().name;
+    try {
+        auto& session = connection();
+        if (announce_ && !store_.announce(session, claims)) return;  // the next flush will see
+        announce_ = false;
+        if (const auto due = windows_due(); due > windows_from_) {
+            store_.move_windows(session, claims, *due);
+            FAILPOINT("w1_windows_moved");
+            windows_from_ = due;
+            windows_dropped_ = 0;
+            dropping_ = true;
+        }
+        if (dropping_) {
+            std::vector<std::int32_t> partitions;
+            for (const auto& claim : claims)
+                partitions.push_back(claim.partition);
+            auto tx = session.begin();
+            if (!store_.hold(tx, claims)) return;
+            const auto rows = static_cast<std::int64_t>(
+                target_.projection->drop_windows(tx, partitions, *windows_from_, kRowsAtOnce));
+            FAILPOINT("w2_windows_dropped");
+            tx.commit();
+            windows_dropped_ += rows;
+            dropping_ = rows == kRowsAtOnce;
+            // Flushes have as much of the time.
+            const auto ended = clock_.steady();
+            if (dropping_) next_retention_ = ended + (ended - now);
+            if (!dropping_ && windows_dropped_ > 0) {
+                log::info("windows_dropped", {{"stream", stream},
+                                              {"generation", std::int64_t{target_.generation}},
+                                              {"before", schemas::format_instant(*windows_from_)},
+                                              {"rows", windows_dropped_}});
+            }
+        }
+        retention_failed_ = false;
+    } catch (const pg::Error& error) {
+        if (error.failure() == pg::Failure::bug) throw;
+        // Whatever of it was done may be done again.
+        if (!std::exchange(retention_failed_, true))
+            log::warn("window_retention_failed", {{"stream", stream}, {"error", error.what()}});
+    }
+}
+
 void StreamProcessor::flush_batch() {
     const auto stream = target_.projection->stream().name;
     const auto batch = state_.batch();
@@ -341,6 +411,7 @@ void StreamProcessor::flush_batch() {
             instruments_->applied.add(static_cast<double>(report.applied));
             instruments_->duplicates.add(static_cast<double>(report.duplicates));
             instruments_->gaps.add(static_cast<double>(report.gaps));
+            instruments_->late.add(static_cast<double>(report.late));
             for (const auto& [reason, count] : report.parked)
                 instruments_->dead_letters.at(reason)->add(static_cast<double>(count));
             if (report.records > 0) {

@@ -27,12 +27,15 @@ struct ProcessorOptions {
     std::chrono::milliseconds statement_timeout{2'000};
     std::chrono::milliseconds drain{10'000};  ///< how long stop() may take to write what is buffered
     std::chrono::milliseconds look{200};      ///< how often a generation that follows the live one asks how far that is
+    std::chrono::milliseconds window_retention{0};    ///< how long windows are kept, in log time; 0: for ever
+    std::chrono::milliseconds retention_look{2'000};  ///< how often it is seen to
 };
 
 /// Folds one stream into one generation until told to stop: poll, buffer, flush, commit, on one thread with one
 /// connection. What to do next is StreamState's; this does it. A generation that is not live follows the live one and
 /// never gets ahead of it; where its tables stand, and which it is, is asked of the registry with each claim, because a
-/// swap renames and fences. The source, clock and metrics must outlive it.
+/// swap renames and fences. Between flushes it drops the windows of its partitions that are not to be kept. The source,
+/// clock and metrics must outlive it.
 class StreamProcessor {
 public:
     StreamProcessor(ProcessorOptions options, Target target, kafka::RecordSource& source, CheckLog check_log,
@@ -77,6 +80,12 @@ private:
     /// to be waited for.
     bool was_moved(const FlushReport& report);
     void look_at_leader(StreamState::Instant now);
+    /// Window retention: first lets the windows of its partitions begin later, then deletes what lies before, a bite at
+    /// a time.
+    void retain_windows(StreamState::Instant now);
+    /// From where on they are kept: the live generation's log time less the retention; where another partition or, of a
+    /// follower, the live generation has gone further, that.
+    std::optional<Timestamp> windows_due();
     void publish_status();
     pg::Connection& connection();
 
@@ -89,11 +98,16 @@ private:
     OffsetStore store_;
     StreamState state_;
     std::optional<pg::Connection> connection_;
-    std::optional<Place> place_;        ///< as the registry said last
-    bool dropped_ = false;              ///< the generation is no more
-    StreamState::Instant next_look_{};  ///< at the leader
-    bool leader_unknown_ = false;       ///< the last look at it failed, and said so
-    bool announce_ = false;             ///< the connection is new and the offset rows name the old one
+    std::optional<Place> place_;             ///< as the registry said last
+    bool dropped_ = false;                   ///< the generation is no more
+    StreamState::Instant next_look_{};       ///< at the leader
+    bool leader_unknown_ = false;            ///< the last look at it failed, and said so
+    StreamState::Instant next_retention_{};  ///< when window retention goes on
+    std::optional<Timestamp> windows_from_;  ///< where it has let the windows of what it claimed begin
+    std::int64_t windows_dropped_ = 0;       ///< rows, since then
+    bool dropping_ = false;                  ///< there may be more
+    bool retention_failed_ = false;          ///< the last time, and said so
+    bool announce_ = false;                  ///< the connection is new and the offset rows name the old one
     bool paused_ = false;
     std::atomic<bool> stop_{false};
     std::atomic<bool> wanted_{false};

@@ -52,6 +52,11 @@ std::string name_of(const Generation& generation) {
     return std::string(generation.target.projection->stream().name);
 }
 
+// False of tables that an earlier version made.
+constexpr pg::Statement kCanDropWindows{"generations_can_drop_windows", R"(
+select exists (select 1 from information_schema.columns
+               where table_schema = $1 and table_name = 'offsets' and column_name = 'windows_from'))"};
+
 }  // namespace
 
 void check_is_folded(pg::Connection& connection, const Generation& generation, milliseconds patience) {
@@ -129,6 +134,13 @@ std::vector<std::int64_t> swap_generations(const SwapOptions& options, const Pai
     tx.run_script("update " + next_offsets + " n set epoch = n.epoch + 1, as_of = greatest(n.as_of, l.as_of) from " +
                   live_offsets + " l where l.partition = n.partition");
     tx.run_script("update " + live_offsets + " set epoch = epoch + 1");
+    // What readers were told is gone does not come back, although the next one's consumers may not have got as far yet.
+    pg::Params next_schema;
+    next_schema.add(next.schema);
+    if (tx.run(kCanDropWindows, next_schema).boolean(0, 0)) {
+        tx.run_script("update " + next_offsets + " set windows_from = greatest(windows_from, " +
+                      windows_from_of(next.schema) + ", " + windows_from_of(live.schema) + ")");
+    }
     const auto aside = stream + "_" + number_of(live);
     tx.run_script("alter schema " + pg::quote_identifier(live.schema) + " rename to " + pg::quote_identifier(aside));
     tx.run_script("alter schema " + pg::quote_identifier(next.schema) + " rename to " + pg::quote_identifier(stream));

@@ -50,6 +50,13 @@ on conflict (window_start, state, partition) do update set
     min_offset = least(t.min_offset, excluded.min_offset),
     max_offset = greatest(t.max_offset, excluded.max_offset))"};
 
+// Nobody adds to what is dropped, so that a row stays where it was found.
+constexpr pg::Statement kDropTransitions{"vehicles_drop_transitions", R"(
+delete from transitions where ctid = any(array(
+    select t.ctid from transitions t
+    where t.partition = any($1::integer[]) and t.window_start < $2
+    order by t.window_start limit $3)))"};
+
 // One event kept, with whichever of its two kinds it is.
 struct Entry {
     std::int64_t id = 0;
@@ -92,8 +99,8 @@ public:
 
     void keep() override { entries_.push_back(read_); }
 
-    std::size_t write(pg::Transaction& tx) override {
-        if (entries_.empty()) return 0;
+    Written write(pg::Transaction& tx, const WindowsFrom& windows_from) override {
+        if (entries_.empty()) return {};
         std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
             return std::tie(a.id, a.registered, a.occurred_at, a.position.offset) <
                    std::tie(b.id, b.registered, b.occurred_at, b.position.offset);
@@ -101,7 +108,9 @@ public:
         for (const auto& entry : entries_)
             digests_[entry.position.partition] += weights_of(line_of(entry)).first;
         write_history(tx);
-        return entries_.size() + write_vehicles(tx) + write_transitions(tx);
+        Written written{entries_.size() + write_vehicles(tx), 0};
+        write_transitions(tx, windows_from, written);
+        return written;
     }
 
     [[nodiscard]] Digest digest(std::int32_t partition) const override {
@@ -208,7 +217,7 @@ private:
         return rows;
     }
 
-    std::size_t write_transitions(pg::Transaction& tx) const {
+    void write_transitions(pg::Transaction& tx, const WindowsFrom& windows_from, Written& written) const {
         struct Count {
             std::int64_t count = 0;
             std::int64_t min_offset = 0;
@@ -217,15 +226,20 @@ private:
         std::map<std::tuple<Timestamp, std::string_view, std::int32_t>, Count> counts;
         for (const auto& entry : entries_) {
             if (entry.registered) continue;
+            const auto window = schemas::window_start(entry.occurred_at);
+            if (windows_from.has_dropped(entry.position.partition, window)) {
+                written.late += 1;
+                continue;
+            }
             const auto offset = entry.position.offset;
             const auto [found, fresh] = counts.try_emplace(
-                {schemas::window_start(entry.occurred_at), events::to_string(entry.state), entry.position.partition},
-                Count{0, offset, offset});
+                {window, events::to_string(entry.state), entry.position.partition}, Count{0, offset, offset});
             found->second.count += 1;
             found->second.min_offset = std::min(found->second.min_offset, offset);
             found->second.max_offset = std::max(found->second.max_offset, offset);
         }
-        if (counts.empty()) return 0;
+        if (counts.empty()) return;
+        written.rows += counts.size();
         pg::Array starts;
         pg::Array states;
         pg::Array partitions;
@@ -244,7 +258,6 @@ private:
         params.add(std::move(starts)).add(std::move(states)).add(std::move(partitions)).add(std::move(sums));
         params.add(std::move(mins)).add(std::move(maxs));
         tx.run(kAddTransitions, params);
-        return counts.size();
     }
 
     std::vector<Entry> entries_;
@@ -261,6 +274,16 @@ const schemas::Stream& VehicleProjection::stream() const noexcept {
 
 std::unique_ptr<Fold> VehicleProjection::begin() const {
     return std::make_unique<VehicleFold>();
+}
+
+std::size_t VehicleProjection::drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions,
+                                            Timestamp from, std::int64_t most) const {
+    pg::Array numbers;
+    for (const auto partition : partitions)
+        numbers.add(std::int64_t{partition});
+    pg::Params params;
+    params.add(std::move(numbers)).add(from).add(most);
+    return tx.run(kDropTransitions, params).affected();
 }
 
 }  // namespace tidemark::consumers

@@ -90,6 +90,7 @@ public:
         }
         if (is_registration_) return;
         const auto start = window_of(occurred_at_);
+        if (!rows.keeps_window(start)) return;
         if (auto* row = rows.at(kTransitions, rows.key_of(start, state_, position_.partition), position_)) {
             row->add(0, 1);
             row->least(1, position_.offset);

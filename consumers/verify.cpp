@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
@@ -54,9 +55,13 @@ struct WrongTables {
 // More rows than memory was meant for.
 struct TooManyRows {};
 
+// Earlier than every window.
+constexpr auto kAllWindows = std::numeric_limits<std::int64_t>::min();
+
 struct Standing {
     Offsets first;
     Offsets next;
+    std::int64_t windows_from = kAllWindows;  // microseconds since the epoch
 };
 
 std::int64_t records_between(const Offsets& from, const Offsets& to) {
@@ -73,7 +78,8 @@ public:
           generation_(generation),
           connection_(connection),
           log_(log),
-          recount_(generation.target, pass, passes),
+          pass_(pass),
+          passes_(passes),
           passes_left_(static_cast<std::int64_t>(passes - pass)),
           most_rows_(most_rows),
           progress_(progress) {}
@@ -82,6 +88,8 @@ public:
     Offsets run(Diff& diff) {
         auto standing = look(connection_);
         first_ = at_ = standing.first;
+        // Windows that are gone by now stay so, and need no memory.
+        recount_.emplace(generation_.target, pass_, passes_, standing.windows_from);
         do {
             read_to(connection_, standing.next);
             standing = look(connection_);
@@ -89,8 +97,9 @@ public:
         auto snapshot = connection_.begin_snapshot();
         const auto last = look(snapshot);
         read_to(snapshot, last.next);
-        auto& rows = recount_.finish(first_, last.next);
-        const auto& tables = recount_.tables();
+        windows_from_ = last.windows_from;
+        auto& rows = recount_->finish(first_, last.next);
+        const auto& tables = recount_->tables();
         for (std::size_t n = 0; n < tables.size(); ++n)
             compare(snapshot, n, rows, diff.tables[n]);
         return last.next;
@@ -100,7 +109,9 @@ private:
     template <typename Session>
     Standing look(Session& session) {
         const auto sql =
-            "select partition, first_offset, next_offset, generation from " + table("offsets") + " order by partition";
+            "select partition, first_offset, next_offset, generation, (extract(epoch from windows_from) * "
+            "1000000)::bigint from " +
+            table("offsets") + " order by partition";
         const auto rows = session.run({"verify_offsets", sql.c_str()});
         Standing standing;
         for (std::size_t row = 0; row < rows.size(); ++row) {
@@ -111,6 +122,7 @@ private:
             }
             standing.first.push_back(rows.integer(row, 1));
             standing.next.push_back(rows.integer(row, 2));
+            if (rows.cell(row, 4)) standing.windows_from = std::max(standing.windows_from, rows.integer(row, 4));
         }
         if (standing.next.size() != static_cast<std::size_t>(generation_.target.partitions))
             throw WrongTables{"partition " + std::to_string(standing.next.size()) + " has no row"};
@@ -125,7 +137,7 @@ private:
         for (std::size_t row = 0; row < rows.size(); ++row) {
             const schemas::Position position{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
             const auto n = static_cast<std::size_t>(position.partition);
-            if (n < at_.size() && position.offset >= at_[n]) recount_.refused(position);
+            if (n < at_.size() && position.offset >= at_[n]) recount_->refused(position);
         }
     }
 
@@ -154,12 +166,12 @@ private:
         };
         std::string ended;  // where the log ends before the tables do, as it seems
         while (open > 0) {
-            if (recount_.size() > most_rows_) throw TooManyRows{};
-            if (recount_.letter_bytes() > options_.memory) {
+            if (recount_->size() > most_rows_) throw TooManyRows{};
+            if (recount_->letter_bytes() > options_.memory) {
                 throw Refused("dead letters that are open take more than " + std::to_string(options_.memory >> 20) +
                               " MiB: give verify more --memory, or discard them");
             }
-            if (recount_.import_bytes() > options_.memory) {
+            if (recount_->import_bytes() > options_.memory) {
                 throw Refused("which lines of imported files have come takes more than " +
                               std::to_string(options_.memory >> 20) + " MiB: give verify more --memory");
             }
@@ -168,7 +180,7 @@ private:
                 const auto polled = log_.poll(taken == 0 ? kLook : milliseconds(0));
                 if (const auto* record = std::get_if<kafka::Record>(&polled)) {
                     const auto n = static_cast<std::size_t>(record->partition);
-                    if (at_[n] < ends[n] && record->offset < ends[n]) recount_.take(*record);
+                    if (at_[n] < ends[n] && record->offset < ends[n]) recount_->take(*record);
                     reached(record->partition, record->offset + 1);
                 } else if (const auto* end = std::get_if<kafka::EndOfPartition>(&polled)) {
                     if (end->offset < ends[static_cast<std::size_t>(end->partition)]) ended = describe(*end, ends);
@@ -217,6 +229,26 @@ private:
         return name + "::text";
     }
 
+    // Where in the table's key the start of a window stands.
+    static std::optional<std::size_t> place_of_window(const LedgerTable& shape) {
+        for (std::size_t n = 0; n < shape.key.size(); ++n) {
+            if (shape.key[n].name == "window_start") return n;
+        }
+        return std::nullopt;
+    }
+
+    // What was dropped since the log was begun to be read.
+    void forget_windows(const LedgerTable& shape, LedgerRows::Rows& rows) const {
+        const auto place = place_of_window(shape);
+        if (!place) return;
+        std::erase_if(rows, [&](const auto& row) {
+            std::string_view rest = row.first;
+            for (std::size_t n = 0; n < *place; ++n)
+                rest.remove_prefix(rest.find('\0') + 1);
+            return std::stoll(std::string(rest.substr(0, rest.find('\0')))) < windows_from_;
+        });
+    }
+
     std::string select(const LedgerTable& shape) const {
         std::string columns;
         for (const auto* list : {&shape.key, &shape.columns}) {
@@ -229,12 +261,18 @@ private:
             sql += " join " + table("offsets") +
                    " o on o.partition = t.partition and t.log_time >= o.log_time - interval '24 hours'";
         }
+        // Those that were dropped may wait to be deleted.
+        if (windows_from_ != kAllWindows && place_of_window(shape)) {
+            sql += " where t.window_start >= timestamptz '" +
+                   schemas::format_instant(schemas::Timestamp(std::chrono::microseconds(windows_from_))) + "'";
+        }
         return sql;
     }
 
     void compare(pg::Transaction& snapshot, std::size_t number, LedgerRows& ledger, Diff::Table& found) {
-        const auto& shape = recount_.tables()[number];
+        const auto& shape = recount_->tables()[number];
         auto& rows = ledger.of(number);
+        forget_windows(shape, rows);
         found.rows_other += static_cast<std::int64_t>(rows.size());
         const auto width = shape.key.size() + shape.columns.size();
         snapshot.run_script("declare verify_rows no scroll cursor for " + select(shape));
@@ -360,10 +398,13 @@ private:
     const Generation& generation_;
     pg::Connection& connection_;
     kafka::RecordSource& log_;
-    Recount recount_;
+    std::size_t pass_;
+    std::size_t passes_;
+    std::optional<Recount> recount_;
     std::int64_t passes_left_;  // this one counted
     std::int64_t most_rows_;
     VerifyProgress& progress_;
+    std::int64_t windows_from_ = kAllWindows;  // in the snapshot
     Offsets first_;
     Offsets at_;  // next offset to take, by partition
 };

@@ -20,6 +20,8 @@ create table windows (
     max_offset   bigint not null,
     primary key (key, window_start, partition)
 ) with (fillfactor = 70);
+-- For window retention: a partition's oldest windows.
+create index windows_by_start on windows (partition, window_start);
 
 create view api_counters as
 select t.key                                                 as key,
@@ -30,6 +32,7 @@ select t.key                                                 as key,
 from totals t
 cross join progress p;
 
+-- A window that is being dropped may have lost rows already, so none of those is shown.
 create view api_counter_windows as
 select w.key                                                  as key,
        w.window_start                                         as window_start,
@@ -37,7 +40,8 @@ select w.key                                                  as key,
        w.count::bigint                                        as count,
        p.generation, p.applied, p.as_of
 from windows w
-cross join progress p;
+cross join progress p
+where w.window_start >= (select coalesce(max(windows_from), '-infinity') from offsets);
 
 -- What the totals add up to, and what the flushes say that they have to: the same in any one snapshot. The weights of a key are two
 -- words of its SHA-256.
@@ -52,7 +56,7 @@ select (select max(generation) from offsets)::integer                           
             select ('x' || encode(substr(h.hash, 1, 8), 'hex'))::bit(64)::bigint::numeric as a,
                    ('x' || encode(substr(h.hash, 9, 8), 'hex'))::bit(64)::bigint::numeric as b) w) as stored;
 
--- Which part of the log an entity comes from: where to look when two generations differ.
+-- Which part of the log an entity comes from, as far as its windows are kept: where to look when two generations differ.
 create view evidence as
 select key as entity, partition, min(min_offset) as min_offset, max(max_offset) as max_offset
 from windows

@@ -1,5 +1,6 @@
 -- What every generation of every stream has beside its own tables. Run with search_path set to the generation's schema.
--- Everything in here is a function of the log, and moves in one transaction with the offsets.
+-- Everything in here is a function of the log and of where retention lets its windows begin, and moves in one transaction with
+-- the offsets.
 
 -- Where the fold stands, one row per partition. The first statement of every flush is a compare-and-set on these rows (the
 -- fence), so whoever holds an older epoch or offset writes nothing.
@@ -13,6 +14,9 @@ create table offsets (
     log_time      timestamptz not null default 'epoch',
     -- everything appended before this instant is in the tables
     as_of         timestamptz,
+    -- Windows of this partition's events that start earlier are dropped; null: all are kept. Only moves forward, and only by the
+    -- partition's owner, so that no flush of it can be under way. The generation's windows begin at the latest of them.
+    windows_from  timestamptz,
     -- applied + duplicates + parked + gaps = next_offset - first_offset
     applied       bigint not null default 0,
     duplicates    bigint not null default 0,
@@ -77,12 +81,14 @@ create index dead_letters_by_reason on dead_letters (status, reason, append_time
 create view progress as
 select max(generation)::integer                                                          as generation,
        string_agg(next_offset::text, ',' order by partition)                             as applied,
-       string_agg(coalesce((extract(epoch from as_of) * 1000000)::bigint, 0)::text, ',' order by partition) as as_of
+       string_agg(coalesce((extract(epoch from as_of) * 1000000)::bigint, 0)::text, ',' order by partition) as as_of,
+       max(windows_from)                                                                 as windows_from
 from offsets;
 
 create view api_progress as
 select p.generation, p.applied, p.as_of,
-       (select count(*) from dead_letters d where d.status = 'open')::bigint as open_dead_letters
+       (select count(*) from dead_letters d where d.status = 'open')::bigint as open_dead_letters,
+       (extract(epoch from p.windows_from) * 1000000)::bigint                as windows_from_us
 from progress p;
 
 create view api_dead_letters as

@@ -59,11 +59,13 @@ select h.vehicle_id, h.kind, h.occurred_at, h."offset", h.partition, h.make, h.m
 from history h
 cross join progress p;
 
+-- A window that is being dropped may have lost rows already, so none of those is shown.
 create view api_vehicle_windows as
 select t.window_start, t.state, t.count::bigint as count,
        p.generation, p.applied, p.as_of
 from transitions t
-cross join progress p;
+cross join progress p
+where t.window_start >= (select coalesce(max(windows_from), '-infinity') from offsets);
 
 -- What the history adds up to, and what the flushes say that it has to: the same in any one snapshot. A row's weight is the first word of
 -- its SHA-256.

@@ -30,7 +30,9 @@ public:
     void keep() override {
         if (!is_zero_) fold_->keep();
     }
-    std::size_t write(pg::Transaction& tx) override { return fold_->write(tx); }
+    Written write(pg::Transaction& tx, const WindowsFrom& windows_from) override {
+        return fold_->write(tx, windows_from);
+    }
     [[nodiscard]] Digest digest(std::int32_t partition) const override { return fold_->digest(partition); }
     [[nodiscard]] std::size_t entities() const noexcept override { return fold_->entities(); }
 
@@ -67,6 +69,10 @@ public:
     [[nodiscard]] std::unique_ptr<Fold> begin() const override { return std::make_unique<WithoutZeros>(now_.begin()); }
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override {
         return std::make_unique<LedgerWithoutZeros>(now_.ledger());
+    }
+    std::size_t drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions, schemas::Timestamp from,
+                             std::int64_t most) const override {
+        return now_.drop_windows(tx, partitions, from, most);
     }
 
 private:

@@ -25,6 +25,8 @@ class Snapshot:
     """A stream's live tables at one moment, keyed like the fold's own."""
 
     rows: dict[str, dict[Any, tuple[Any, ...]]]
+    windows_from: int | None = None
+    """Microseconds since the epoch: windows that start earlier are dropped, or about to be."""
 
     @property
     def vector(self) -> dict[int, int]:
@@ -85,7 +87,9 @@ def read_tables(dsn: str, stream: str, schema: str = "") -> Snapshot:
             for table, (keys, query) in {**_queries[""], **_queries[stream]}.items():
                 cursor.execute(query.format(schema=schema or stream))
                 rows[table] = {row[0] if keys == 1 else row[:keys]: tuple(map(_plain, row[keys:])) for row in cursor}
-        return Snapshot(rows)
+            cursor.execute(f"select {micros('max(windows_from)')} from {schema or stream}.offsets")
+            [(windows_from,)] = cursor.fetchall()
+        return Snapshot(rows, windows_from)
     finally:
         connection.close()
 
@@ -107,13 +111,22 @@ def differences(stream: str, log: Log, dsn: str, schema: str = "") -> list[str]:
     found = _compare_common(tables, fold)
     if isinstance(fold, Counters):
         found += _compare("totals", tables.rows["totals"], {key: tuple(row) for key, row in fold.totals.items()})
-        found += _compare("windows", tables.rows["windows"], {key: tuple(row) for key, row in fold.windows.items()})
+        found += _compare_kept(tables, "windows", 1, fold.windows)
     if isinstance(fold, Vehicles):
         found += _compare("history", tables.rows["history"], fold.history)
         found += _compare("vehicles", tables.rows["vehicles"], fold.current())
-        transitions = {key: tuple(row) for key, row in fold.transitions.items()}
-        found += _compare("transitions", tables.rows["transitions"], transitions)
+        found += _compare_kept(tables, "transitions", 0, fold.transitions)
     return found
+
+
+def _compare_kept(tables: Snapshot, table: str, start: int, expected: Mapping[Any, Any]) -> list[str]:
+    """Of windows, whose key has its start at that place, those that are not dropped."""
+
+    def kept(rows: Mapping[Any, Any]) -> dict[Any, tuple[Any, ...]]:
+        since = tables.windows_from
+        return {key: tuple(row) for key, row in rows.items() if since is None or key[start] >= since}
+
+    return _compare(table, kept(tables.rows[table]), kept(expected))
 
 
 def _compare_common(tables: Snapshot, fold: Expected) -> list[str]:

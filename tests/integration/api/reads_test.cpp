@@ -235,6 +235,88 @@ TEST_CASE("a page of windows reads about as much as it shows, however long the r
     }
 }
 
+TEST_CASE("windows that are dropped are gone for whoever asks for them, and only for them") {
+    const Tables tables;
+    Served f(tables.dsn());
+    const std::string starts =
+        "(values (timestamptz '2026-11-18T23:59:50Z'), ('2026-11-19T00:00:00Z'), ('2026-11-19T12:00:00Z'), "
+        "('2026-11-20T10:00:00Z')) v (start)";
+    // Nothing is deleted yet, and only one of the partitions is that far.
+    const std::string cut = "update offsets set windows_from = '2026-11-19T12:00:00Z' where partition = 1;";
+    tables.flush("counters", "insert into windows select 'a', start, 0, 1, 1, 0, 0 from " + starts + ";" + cut + kOne,
+                 0, 9);
+    tables.flush("vehicles", "insert into transitions select start, 'sold', 0, 1, 0, 0 from " + starts + ";" + cut, 0,
+                 9);
+
+    for (const std::string list : {"/counters/a/windows", "/vehicles/windows"}) {
+        CAPTURE(list);
+        const auto asked = [&](const std::string& query) {
+            return f.get(list + "?" + query, {{"Accept", "text/csv"}});
+        };
+        for (const char* query : {"from=2026-11-19T11:59:50Z", "from=0001-01-01T00:00:00Z&to=0001-01-02T00:00:00Z",
+                                  "to=2026-11-19T12:30:00Z", "from=2026-11-18T00:00:01Z&step=1d"}) {
+            CAPTURE(query);
+            const auto gone = asked(query);
+            CHECK(gone->status == 410);
+            CHECK(gone->body.starts_with(R"({"type":"/problems/window_dropped",)"));
+            CHECK(gone->body.find("from 2026-11-19T12:00:00Z on") != std::string::npos);
+            CHECK(gone->lines.find("Applied-Position") != std::string::npos);
+        }
+        const auto lines = [&](const std::string& query) {
+            const auto found = asked(query);
+            CHECK(found->status == 200);
+            return std::count(found->body.begin(), found->body.end(), '\n') - 1;
+        };
+        CHECK(lines("from=2026-11-19T12:00:00Z") == 2);
+        // No window that starts there is gone.
+        CHECK(lines("from=2026-11-19T11:59:50.000001Z") == 2);
+        CHECK(lines("from=2026-11-19T12:00:00Z&step=1h") == 2);
+        CHECK(lines("from=2026-11-19T12:00:00Z&step=1d") == 1);
+        // Nobody has asked for what is gone.
+        CHECK(lines("step=1h") == 0);
+        int pages = 0;
+        CHECK(read_all(f, list + "?from=2026-11-19T12:00:00Z&limit=1", pages).size() == 2);
+        CHECK(pages == 2);
+    }
+    CHECK(f.get("/counters/b/windows?from=0001-01-01T00:00:00Z")->status == 404);
+}
+
+TEST_CASE("by default windows are shown from where they are whole") {
+    const Tables tables;
+    Served f(tables.dsn());
+    // The tables are as of a moment ago; retention is half an hour behind, in the middle of some bin.
+    const std::string windows = "date_bin('10 s', now() - n * interval '10 s', timestamptz 'epoch')";
+    tables.flush(
+        "counters",
+        "insert into windows select 'a', " + windows +
+            ", 0, 1, 1, 0, 0 from generate_series(0, 300) n;"
+            "update offsets set windows_from = date_bin('1 m', now(), timestamptz 'epoch') - interval '1790 s';" +
+            kOne,
+        0, 9);
+    int pages = 0;
+    for (const auto& bin : read_all(f, "/counters/a/windows?step=1m&limit=7", pages)) {
+        CAPTURE(bin);
+        const bool is_whole = bin.ends_with(",6,6");
+        const auto now = schemas::format_instant(f.clock.now());
+        // The last two may be of the minute that has not ended.
+        CHECK((is_whole || bin.substr(0, 16) >= schemas::format_instant(f.clock.now() - 2min).substr(0, 16)));
+    }
+    CHECK(pages == 5);
+}
+
+TEST_CASE("windows of tables that an earlier version made are read, too") {
+    const Tables tables;
+    Served f(tables.dsn());
+    tables.flush("counters",
+                 "drop view api_progress; create view api_progress as select p.generation, p.applied, p.as_of, "
+                 "0::bigint as open_dead_letters from progress p;"
+                 "insert into windows values ('a', '2026-11-20T10:00:00Z', 0, 1, 1, 0, 0);" +
+                     kOne,
+                 0, 9);
+    CHECK(f.get("/counters/a/windows?from=2026-11-20T00:00:00Z")->body ==
+          R"({"items":[{"start":"2026-11-20T10:00:00Z","value":1,"count":1}]})");
+}
+
 TEST_CASE("a list at an instant goes on behind the vehicles that it looked at in vain") {
     const Tables tables;
     Served f(tables.dsn());

@@ -76,6 +76,11 @@ public:
         const auto event = EventSketch{kIncremented, increment_data(key, value), kAppended, {}}.text();
         with([&](FakeLog& log, FakeSource&) { log.append(partition, key, event, kAppended); });
     }
+    /// One that happened so long before it was appended.
+    void late(const std::string& key, std::chrono::hours ago, std::int32_t partition = 0) {
+        const auto event = EventSketch{kIncremented, increment_data(key, "1"), kAppended - ago, {}}.text();
+        with([&](FakeLog& log, FakeSource&) { log.append(partition, key, event, kAppended); });
+    }
     [[nodiscard]] bool assigned(std::int32_t partition) {
         const std::lock_guard lock(mutex_);
         return source_.assigned(partition);
@@ -133,6 +138,8 @@ public:
         CheckLog check_log = [](const Claim&) {};
         Network* network = nullptr;
         std::chrono::milliseconds fence_wait{50};
+        std::chrono::milliseconds window_retention{0};
+        std::chrono::milliseconds retention_look = 1h;  // so that it is flushes that meet a test's fault
     };
 
     explicit Running(Settings settings)
@@ -238,6 +245,8 @@ private:
         options.state.fence_wait = settings_.fence_wait;
         options.drain = settings_.drain;
         options.look = 20ms;
+        options.window_retention = settings_.window_retention;
+        options.retention_look = settings_.retention_look;
         return options;
     }
 
@@ -681,4 +690,89 @@ TEST_CASE("a candidate whose tables cannot be claimed is not taken for the live 
     other.start();
     CHECK_THROWS_AS(other.join(), pg::Error);
     CHECK_FALSE(other.processor.status().live);
+}
+
+TEST_CASE("windows older than the retention are dropped, of a candidate those that the live generation dropped") {
+    Running::Settings following;
+    following.retention_look = 20ms;
+    auto keeping = following;
+    keeping.window_retention = 50h;
+    Beside both(keeping, following);
+    for (const auto ago : {0h, 49h, 51h, 1'000h})
+        both.live.source.late("k", ago);
+    both.start();
+    CHECK(both.live.reaches("4"));
+    CHECK(both.other.reaches("4"));
+    const std::string starts =
+        "select string_agg(round(extract(epoch from (timestamptz 'epoch' + interval '1700000000 s' - window_start)) / "
+        "3600)::text, ' ' order by window_start) from windows";
+    CHECK(eventually([&] { return both.live.tables.ask(starts) == "49 0"; }));
+    CHECK(eventually([&] { return both.other.tables.ask(starts) == "49 0"; }));
+    const std::string from = "select extract(epoch from windows_from)::bigint::text from offsets";
+    CHECK(both.live.tables.ask(from) == std::to_string((1'700'000'000 - 50 * 3'600) / 10 * 10));
+    CHECK(both.other.tables.ask(from) == both.live.tables.ask(from));
+
+    // It counts, and makes no window.
+    both.live.source.late("k", 60h);
+    CHECK(both.live.reaches("5"));
+    CHECK(both.other.reaches("5"));
+    CHECK(both.live.tables.ask(starts) == "49 0");
+    for (const auto* running : {&both.live, &both.other}) {
+        CHECK(running->metric("tidemark_late_records_total{generation=\"" + std::to_string(running->target.generation) +
+                              "\",stream=\"counters\"}") == "1");
+    }
+    both.check_total(5);
+}
+
+TEST_CASE("a broker whose clock was ahead has no window dropped that is not old by our clock") {
+    Running::Settings keeping;
+    keeping.retention_look = 20ms;
+    keeping.window_retention = 50h;
+    Running running(keeping);
+    const auto now = SystemClock().now();
+    const auto append = [&](Timestamp time, Timestamp append_time) {
+        const auto event = EventSketch{kIncremented, increment_data("k", "1"), time, {}}.text();
+        running.source.with([&](FakeLog& log, FakeSource&) { log.append(0, "k", event, append_time); });
+    };
+    append(now - 49h, now);
+    append(now - 51h, now);
+    append(now, now + 24h * 3'650);
+    running.start();
+    CHECK(running.reaches("3"));
+    CHECK(eventually([&] { return running.tables.ask("select windows_from is not null from offsets") == "t"; }));
+    CHECK(eventually([&] { return running.tables.ask("select count(*) from windows") == "2"; }));
+    CHECK(running.tables.ask("select windows_from < now() - interval '50 hours' from offsets") == "t");
+    running.stop();
+}
+
+TEST_CASE("what is made live begins its windows no earlier than what was read before") {
+    Beside both;
+    both.live.source.late("k", 100h);
+    both.start();
+    CHECK(both.live.reaches("1"));
+    CHECK(both.other.reaches("1"));
+    both.other.stop();
+    // A candidate whose consumers have not heard of it yet.
+    both.live.tables.execute("update offsets set windows_from = timestamptz 'epoch' + interval '1699900000 s'");
+    const std::string from = "select extract(epoch from max(windows_from))::bigint::text from counters.offsets";
+    CHECK(both.live.tables.ask(from) == "1699900000");
+    both.swap();
+    CHECK(both.live.tables_now().ask(from) == "1699900000");
+    CHECK(both.other.tables_now().ask("select count(*)::text from api_counter_windows") == "0");
+    both.swap();
+    CHECK(both.live.tables_now().ask(from) == "1699900000");
+}
+
+TEST_CASE("a generation that an earlier version made is gone back to although it knows of no retention") {
+    Beside both;
+    both.live.source.increment("k", "1");
+    both.start();
+    CHECK(both.live.reaches("1"));
+    CHECK(both.other.reaches("1"));
+    both.live.stop();
+    both.live.tables.execute("alter table offsets drop column windows_from cascade");
+    both.swap();
+    CHECK(both.other.tables_now().ask("select count(*)::text from counters.windows") == "1");
+    both.swap();
+    both.other.stop();
 }
