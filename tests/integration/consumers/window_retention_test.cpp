@@ -64,7 +64,7 @@ std::string counted_again(const ScratchDatabase& database, const Target& target,
                           std::int64_t memory) {
     pg::Connection connection(database.dsn(), {});
     VerifyOptions options;
-    options.owner_dsn = database.dsn();
+    options.dsn = database.dsn();
     options.memory = memory;
     auto log = random.log();
     const auto all = find_generations(connection, *target.projection);
