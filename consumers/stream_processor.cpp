@@ -346,6 +346,7 @@ void StreamProcessor::retain_windows(StreamState::Instant now) {
         }
         if (dropping_) {
             std::vector<std::int32_t> partitions;
+            partitions.reserve(claims.size());
             for (const auto& claim : claims)
                 partitions.push_back(claim.partition);
             auto tx = session.begin();

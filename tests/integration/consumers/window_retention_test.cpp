@@ -47,6 +47,7 @@ std::string windows_of(const Target& target) {
 // As one consumer of these partitions does it, to the end or with some left over.
 void drop(Folding& folding, const std::vector<Claim>& claims, Timestamp from, int bites) {
     std::vector<std::int32_t> partitions;
+    partitions.reserve(claims.size());
     for (const auto& claim : claims)
         partitions.push_back(claim.partition);
     for (; bites > 0; --bites) {
@@ -113,7 +114,7 @@ void check_that_only_windows_before_the_cut_go(const char* stream) {
                 // Not every owner comes to it at the same time.
                 auto claims = pieces.state().claims();
                 std::shuffle(claims.begin(), claims.end(), dice);
-                claims.resize(static_cast<std::size_t>(1 + below(kPartitions)));
+                claims.resize(static_cast<std::size_t>(below(kPartitions)) + 1);
                 from += 10s * below(5'000);
                 pieces.store().move_windows(pieces.connection(), claims, from);
                 drop(pieces, claims, from, below(3));
