@@ -2,7 +2,6 @@
 
 #include "api/items.h"
 #include "api/request.h"
-#include "infra/http/ascii.h"
 #include "infra/postgres/connection.h"
 #include "schemas/base64.h"
 #include "schemas/catalogue.h"
@@ -13,7 +12,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <charconv>
 #include <deque>
 #include <limits>
 #include <memory>
@@ -784,6 +782,21 @@ void DeadLetters::publish_next(const Decision& deciding) const {
     settle(*this, deciding);
 }
 
+/// Of each partition the last decision.
+std::vector<Position> last_decisions(std::span<const Letter> letters) {
+    std::vector<Position> last;
+    for (const auto& one : letters) {
+        const auto same = std::find_if(last.begin(), last.end(),
+                                       [&](const auto& other) { return other.partition == one.position.partition; });
+        if (same == last.end()) {
+            last.push_back({one.position.partition, one.decision});
+        } else {
+            same->offset = std::max(same->offset, one.decision);
+        }
+    }
+    return last;
+}
+
 void DeadLetters::when_published(const Decision& deciding) const {
     auto& all = *deciding;
     const std::span sent(all.letters.data(), all.end);
@@ -805,16 +818,7 @@ void DeadLetters::when_published(const Decision& deciding) const {
     const auto now = reads_.clock().steady();
     const auto left = std::max(std::chrono::ceil<milliseconds>(all.until - now), milliseconds(0));
     all.reply.extend_deadline(static_cast<std::uint32_t>((left + kQueryStep).count()));
-    Wish wish;
-    for (const auto& one : sent.subspan(all.begin)) {
-        const auto same = std::find_if(wish.at_least.begin(), wish.at_least.end(),
-                                       [&](const auto& other) { return other.partition == one.position.partition; });
-        if (same == wish.at_least.end()) {
-            wish.at_least.push_back({one.position.partition, one.decision});
-        } else {
-            same->offset = std::max(same->offset, one.decision);
-        }
-    }
+    Wish wish{.at_least = last_decisions(sent.subspan(all.begin))};
     reads_.watch().wait(all.stream, std::move(wish), left,
                         [self = shared_from_this(), deciding](const WaitOutcome& outcome) {
                             if (outcome.waited == Waited::satisfied) {
@@ -897,16 +901,7 @@ void DeadLetters::finish(Deciding& all, bool in_time) const {
     if (shown.size() < all.letters.size()) all.more = true;
     std::string lines;
     if (!is_dry) {
-        std::vector<Position> last;
-        for (const auto& one : shown) {
-            const auto same = std::find_if(
-                last.begin(), last.end(), [&](const auto& other) { return other.partition == one.position.partition; });
-            if (same == last.end()) {
-                last.push_back({one.position.partition, one.decision});
-            } else {
-                same->offset = std::max(same->offset, one.decision);
-            }
-        }
+        const auto last = last_decisions(shown);
         const auto& log = reads_.watch().log(all.stream);
         lines = "Log-Position: ";
         for (const auto& position : last) {
