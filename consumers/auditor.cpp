@@ -193,7 +193,7 @@ public:
         while (open > 0) {
             if (stop.requested() || steady_clock::now() >= until) break;
             if (const auto bytes = recount_.remembered_bytes(); bytes > options_.memory) {
-                throw TooMuch{"the identities of a day and the open dead letters take more than " +
+                throw TooMuch{"the identities of a day, imported lines and open dead letters take more than " +
                               std::to_string(options_.memory >> 20) + " MiB: give --audit-memory more"};
             }
             for (int polls = 0; open > 0 && polls < 1'000; ++polls) {

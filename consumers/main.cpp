@@ -383,8 +383,8 @@ int main(int argc, char** argv) {
                              "How often a stream's tables are added up, and compared with what its log says; one "
                              "consumer does it for all, and reads the log once more for it. 0: no audit.");
             command.bytes("audit-memory", options.audit_memory, std::int64_t{1} << 20, std::int64_t{1} << 40,
-                          "What the audit of a stream may remember: the identities of a day and the dead letters that "
-                          "are open. When it needs more there is none for an hour.");
+                          "What the audit of a stream may remember: the identities of a day, imported lines and the "
+                          "dead letters that are open. When it needs more there is none for an hour.");
             command.duration("window-retention", options.window_retention, milliseconds(0), kLongestRetention,
                              "How long windows are kept, in log time, at least 25h; totals and history stay. What was "
                              "dropped does not come back. 0 keeps all.");

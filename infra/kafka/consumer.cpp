@@ -55,13 +55,8 @@ public:
     [[nodiscard]] std::vector<Header> headers() const override {
         std::vector<Header> all;
         rd_kafka_headers_t* headers = nullptr;
-        const auto code = rd_kafka_message_headers(message_.get(), &headers);
-        if (code == RD_KAFKA_RESP_ERR__NOENT) return all;
-        if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
-            fail("headers of partition " + std::to_string(message_->partition) + ", offset " +
-                     std::to_string(message_->offset),
-                 code);
-        }
+        // Those that cannot be read are none: a dead letter of such a record is kept all the same.
+        if (rd_kafka_message_headers(message_.get(), &headers) != RD_KAFKA_RESP_ERR_NO_ERROR) return all;
         const char* name = nullptr;
         const void* value = nullptr;
         std::size_t size = 0;
@@ -74,7 +69,6 @@ public:
         rd_kafka_headers_t* headers = nullptr;
         const void* value = nullptr;
         std::size_t size = 0;
-        // Those that cannot be read name nothing: whoever asks for one must not have to stop at such a record.
         if (rd_kafka_message_headers(message_.get(), &headers) != RD_KAFKA_RESP_ERR_NO_ERROR ||
             rd_kafka_header_get_last(headers, name, &value, &size) != RD_KAFKA_RESP_ERR_NO_ERROR)
             return std::nullopt;
