@@ -508,7 +508,7 @@ int main(int argc, char** argv) {
                       "How long to go on without a broker that takes events.");
     settings.allow_environment({"TIDEMARK_*"});
     settings.command(
-        "import", "Publish a file of events, one per line (- reads standard input), e.g. import events.ndjson",
+        "import", "Publish a file of events, one per line (- reads standard input)",
         [&] {
             options.admin_listen_given = settings.is_given("admin-listen");
             return guarded([&] { return import_file(options); });
@@ -528,13 +528,18 @@ int main(int argc, char** argv) {
             command.text("admin-listen", options.admin_listen,
                          "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
                          "default one, the import warns and goes on without.");
+            command.example("counters.ndjson", "Each line counts once, however often this is done.");
+            command.example("counters.ndjson --from-line 1200001", "Go on with one that ended early.");
             command.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3335"); });
         });
     settings.command(
         "export", "Write a stream's records, one per line, as `import` takes them",
         [&] { return guarded([&] { return export_file(options); }); },
         [&](base::Settings& command) {
-            command.argument("STREAM", options.stream, true, "Stream, e.g. counters.");
+            std::vector<std::string> streams;
+            for (const auto& stream : schemas::catalogue())
+                streams.emplace_back(stream.name);
+            command.argument("STREAM", options.stream, true, "Stream, e.g. counters.", std::move(streams));
             command.text("output", options.output, "File to write; - is standard output.");
             command.text("from", options.from,
                          "First record: an instant (the first appended at or after it), or with --partition an offset; "
@@ -543,19 +548,24 @@ int main(int argc, char** argv) {
                          "First record that is left out, likewise; default: the log's end as it is now.");
             command.number("partition", options.partition, -1, 1'000'000,
                            "Just this one; -1: all, one after the other.");
+            command.example("counters --output counters.ndjson", "All of it.");
+            command.example("counters --from 2026-11-20T10:00:00Z --to 2026-11-20T11:00:00Z",
+                            "What was appended then.");
+            command.example("counters --partition 2 --from 1000 --to 2000", "Those offsets.");
             command.check([&] { return check_export(options); });
         });
     settings.command(
-        "convert",
-        "Turn the data of the vehicles' or the counters' earlier service into a file for `import`, e.g. convert "
-        "counters "
-        "--counters totals.csv --time 2026-11-20T10:00:00Z --output counters.ndjson",
+        "convert", "Turn the data of the vehicles' or the counters' earlier service into a file for `import`",
         [&] { return guarded([&] { return convert(options); }); },
         [&](base::Settings& command) {
             auto& converting = options.converting;
             command.argument("WHAT", options.kind, true,
                              "`vehicles`: tables vehicles (id, make, model, state) and \"stateLogs\" (\"vehicleId\", "
-                             "state, timestamp); `counters`: a table of keys and values.");
+                             "state, timestamp); `counters`: a table of keys and values.",
+                             {"vehicles", "counters"});
+            command.example("counters --counters totals.csv --time 2026-11-20T10:00:00Z --output counters.ndjson",
+                            "From a file.");
+            command.example("vehicles --source-dsn-file old.dsn --output vehicles.ndjson", "From its database.");
             command.text("vehicles", converting.vehicles,
                          "CSV file with a header line that names id,make,model,state.");
             command.text("state-logs", converting.state_logs,
@@ -573,12 +583,12 @@ int main(int argc, char** argv) {
             command.check([&] { return check_convert(options); });
         });
     settings.command(
-        "send", "Publish one event, e.g. send tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'",
-        [&] { return guarded([&] { return send(options); }); },
+        "send", "Publish one event", [&] { return guarded([&] { return send(options); }); },
         [&](base::Settings& command) {
             command.argument("TYPE", options.type, true, "The event's type.");
             command.argument("DATA", options.data, true, "Its data, as JSON on one line.");
             command.text("time", options.time, "When it happened; default: now");
+            command.example("tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'", "One more.");
         });
     return settings.run(argc, argv);
 }
