@@ -57,7 +57,7 @@ public:
         headers_.clear();
         for (const auto& header : held->line.headers)
             headers_.push_back({header.name, header.value ? std::string_view(*header.value) : std::string_view()});
-        if (!file_.empty()) {
+        if (!file_.empty() && !held->line.is_imported) {
             lineage_.clear();
             schemas::append_imported_line(lineage_, {file_, static_cast<std::int64_t>(held->number)});
             headers_.push_back({schemas::ImportedLine::kHeader, lineage_});

@@ -5,6 +5,7 @@
 #include "schemas/event.h"
 #include "schemas/imported_line.h"
 
+#include <algorithm>
 #include <iterator>
 #include <limits>
 #include <optional>
@@ -34,12 +35,18 @@ bool is_text(std::string_view name) {
     return schemas::json::is_utf8(name) && name.find('\0') == std::string_view::npos;
 }
 
-bool is_of_import(std::string_view name, const std::optional<std::string_view>& value) {
-    return name == schemas::ImportedLine::kHeader && value && schemas::read_imported_line(*value);
+// Of several the last one counts.
+bool is_of_import(const std::vector<Line::Header>& headers) {
+    const auto last = std::find_if(headers.rbegin(), headers.rend(),
+                                   [](const auto& one) { return one.name == schemas::ImportedLine::kHeader; });
+    return last != headers.rend() && last->value && schemas::read_imported_line(*last->value);
 }
 
 bool is_its_own_line(schemas::json::Reader& reader, const schemas::Stream& stream, const kafka::Record& record) {
     if (!record.value || !record.key || record.value->find('\n') != std::string_view::npos) return false;
+    // Which line of an import it was decides whether it counts again, and only an envelope can say so.
+    if (const auto line = record.header(schemas::ImportedLine::kHeader); line && schemas::read_imported_line(*line))
+        return false;
     const auto event = schemas::read_event(reader, *record.value);
     if (!event) return false;
     // As of the end of time: what was too far ahead when it was appended need not be any more.
@@ -75,7 +82,7 @@ Result<std::vector<Line::Header>> read_headers(schemas::json::Value headers) {
         if (given && given.is(Kind::string)) value = schemas::from_base64(given.text());
         if (!value && !(given && given.is(Kind::null)))
             violations.push_back({pointer + "/value", "is neither base64 nor null"});
-        if (name && !is_of_import(*name, value)) all.push_back({*std::move(name), std::move(value)});
+        if (name) all.push_back({*std::move(name), std::move(value)});
     }
     if (!violations.empty()) return violations;
     return all;
@@ -105,6 +112,7 @@ Result<Line> read_envelope(schemas::json::Value envelope) {
     } else {
         violations.insert(violations.end(), headers.violations().begin(), headers.violations().end());
     }
+    line.is_imported = is_of_import(line.headers);
     line.destination.key = bytes("key");
     line.value = bytes("value");
     schemas::json::Reader reader;
@@ -134,7 +142,6 @@ bool append_line(std::string& out, schemas::json::Reader& reader, const schemas:
     out.append(R"(,"headers":[)");
     for (const auto& header : record.headers()) {
         const auto value = header.value.data() == nullptr ? std::nullopt : std::optional(header.value);
-        if (is_of_import(header.name, value)) continue;
         if (out.back() != '[') out.push_back(',');
         if (is_text(header.name)) {
             out.append(R"({"name":)");

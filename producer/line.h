@@ -18,7 +18,8 @@ namespace tidemark::producer {
 /// byte for byte. Any other record, so that it comes back as it was, is an envelope of its bytes in base64:
 ///   {"record":"counters","key":"azE=","value":"e30=","headers":[{"name":"traceparent","value":"MDA="}]}
 /// where `record` names the stream, and key or value may be null, a header's value too. A header's name that is no text
-/// stands as `name_base64`. The header of an import is left out: it says which line of which file the record was.
+/// stands as `name_base64`. A record of an import is one, too: it says in a header which line of which file it was, and
+/// keeps saying so wherever it goes, so that two records of one line never count twice.
 struct Line {
     struct Header {
         std::string name;
@@ -27,6 +28,7 @@ struct Line {
     Destination destination;
     std::string value;
     bool is_envelope = false;
+    bool is_imported = false;       ///< its headers name the line of an import that it once was
     std::vector<Header> headers{};  ///< of an envelope: all of its record's, which gets no others but its line's
 };
 

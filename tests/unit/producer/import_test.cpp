@@ -245,15 +245,20 @@ TEST_CASE("each record names its line, blank and refused ones counted, behind wh
     CHECK(nameless.log.at(0).headers == std::vector<std::string>{"content-type=application/cloudevents+json"});
 }
 
-TEST_CASE("an envelope's record gets its own headers back, in order, and no others but its line's") {
+TEST_CASE("an envelope's record gets its own headers back, in order, and no others but its line's when it has none") {
     const std::string envelope =
         R"({"record":"counters","key":"azE=","value":"e30=","headers":[{"name":"b","value":"MDA="},)"
         R"({"name":"import","value":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQTo3"},{"name":"a","value":""},{"name":"a","value":null},)"
         R"({"name":"import","value":"bWluZQ=="},{"name_base64":"/w==","value":"MQ=="}]})";
     const auto run = import_text(envelope, {}, [](auto) { return false; }, {.file = "BBBBBBBBBBBBBBBBBBBBBB"});
     REQUIRE(run.log.size() == 1);
-    CHECK(run.log[0].headers ==
-          std::vector<std::string>{"b=00", "a=", "a", "import=mine", "\xFF=1", "import=BBBBBBBBBBBBBBBBBBBBBB:1"});
+    CHECK(run.log[0].headers == std::vector<std::string>{"b=00", "import=AAAAAAAAAAAAAAAAAAAAAA:7", "a=", "a",
+                                                         "import=mine", "\xFF=1", "import=BBBBBBBBBBBBBBBBBBBBBB:1"});
+    const auto named = import_text(
+        R"({"record":"counters","key":"azE=","value":"e30=","headers":[{"name":"import","value":"bWluZQ=="},)"
+        R"({"name":"import","value":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQTo3"}]})",
+        {}, [](auto) { return false; }, {.file = "BBBBBBBBBBBBBBBBBBBBBB"});
+    CHECK(named.log.at(0).headers == std::vector<std::string>{"import=mine", "import=AAAAAAAAAAAAAAAAAAAAAA:7"});
     const auto nameless = import_text(R"({"record":"counters","key":"azE=","value":"e30=","headers":[]})");
     REQUIRE(nameless.log.size() == 1);
     CHECK(nameless.log[0].headers.empty());

@@ -1,5 +1,7 @@
 #include "producer/line.h"
 
+#include "schemas/base64.h"
+
 #include "tests/support/fake_log.h"
 
 #include <doctest/doctest.h>
@@ -82,16 +84,22 @@ TEST_CASE("an envelope says all that the record had, and null for what it had no
           R"({"record":"counters","key":null,"value":null,"headers":[{"name":"traceparent","value":"MDA="}]})");
 }
 
-TEST_CASE("what headers an event has does not make it an envelope, and an envelope leaves its import out") {
+TEST_CASE("what headers an event has does not make it an envelope, but for which line of an import it was") {
     bool is_envelope = true;
     const std::string lineage = std::string(22, 'f') + ":12";
+    const auto named = R"({"name":"import","value":")" + tidemark::schemas::to_base64(lineage) + R"("})";
     CHECK(line_of("k1", kEvent, &is_envelope,
-                  {{"content-type", "application/cloudevents+json"}, {"traceparent", "00"}, {"import", lineage}}) ==
+                  {{"content-type", "application/cloudevents+json"}, {"traceparent", "00"}, {"import", "mine"}}) ==
           kEvent);
     CHECK_FALSE(is_envelope);
-    CHECK(line_of("k1", "{", nullptr, {{"a", "1"}, {"import", lineage}, {"import", "mine"}, {"\xFF", "2"}}) ==
-          R"({"record":"counters","key":"azE=","value":"ew==","headers":[{"name":"a","value":"MQ=="},)"
-          R"({"name":"import","value":"bWluZQ=="},{"name_base64":"/w==","value":"Mg=="}]})");
+    const auto line = line_of("k1", kEvent, &is_envelope, {{"import", lineage}});
+    CHECK(is_envelope);
+    CHECK(line.find(named) != std::string::npos);
+    CHECK(line_of("k1", "{", nullptr, {{"a", "1"}, {"import", lineage}, {"\xFF", "2"}}) ==
+          R"({"record":"counters","key":"azE=","value":"ew==","headers":[{"name":"a","value":"MQ=="},)" + named +
+              R"(,{"name_base64":"/w==","value":"Mg=="}]})");
+    CHECK(read(line)->is_imported);
+    CHECK_FALSE(read(line_of("k1", "{", nullptr, {{"import", "mine"}}))->is_imported);
 }
 
 TEST_CASE("an envelope's headers that a record cannot have are named, each with everything that is wrong") {
