@@ -358,10 +358,10 @@ Violations convert_vehicle(Converter& to, const Row& row, KnownVehicles& all, st
         for (auto& violation : wrong) {
             if (violation.pointer == "/state") violations.push_back(std::move(violation));
         }
-    } else if (std::find(known->newest.begin(), known->newest.end(), *parsed) == known->newest.end()) {
+    } else if (known->newest.back() != *parsed) {  // of a tie the last line is the one that stays
         violations.push_back({"/state", "is " + *state + ", but its newest state log, of " +
                                             schemas::format_instant(known->last) + ", says " +
-                                            std::string(vehicles::to_string(known->newest.front()))});
+                                            std::string(vehicles::to_string(known->newest.back()))});
     }
     return violations;
 }
@@ -404,7 +404,10 @@ ConvertReport convert_vehicles(const ConvertOptions& options, std::ostream& out,
         state_logs = std::make_unique<QueriedTable>(
             database->snapshot, "stateLogs",
             std::vector<std::string>{R"("vehicleId"::text)", "state::text", R"("timestamp"::timestamptz::text)"},
-            R"(from "stateLogs" order by "vehicleId", "timestamp", state::text collate "C")");
+            // Of a tie the vehicle's own state comes last, and stays.
+            R"(from "stateLogs" l order by "vehicleId", "timestamp",
+               exists (select 1 from vehicles v where v.id = l."vehicleId" and v.state::text = l.state::text),
+               state::text collate "C")");
     }
     auto known = look_at(*state_logs, options.cancelled);
     Converter converter(options, "/convert/vehicles", out, errors);
