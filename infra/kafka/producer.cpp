@@ -209,16 +209,16 @@ struct Producer::State {
         for (const auto& header : record.headers)
             header_bytes += header.name.size() + header.value.size();
         if (size + header_bytes > max_record_bytes) return Enqueued::too_large;
+        auto& lanes = routes[record.topic];
+        const auto partition =
+            record.partition.value_or(murmur2_partition(record.key, static_cast<std::int32_t>(lanes.size())));
+        if (partition < 0 || static_cast<std::size_t>(partition) >= lanes.size()) return Enqueued::unavailable;
         // Counted first, so that of several callers none goes over the limit unseen.
         if (++outstanding > options.queue_records) return refuse(Enqueued::full);
         if ((bytes += size) > static_cast<std::size_t>(options.queue_kbytes) * 1024) {
             bytes -= size;
             return refuse(Enqueued::full);
         }
-        auto& lanes = routes[record.topic];
-        const auto partition =
-            record.partition.value_or(murmur2_partition(record.key, static_cast<std::int32_t>(lanes.size())));
-        assert(partition >= 0 && static_cast<std::size_t>(partition) < lanes.size());
         auto& lane = lanes[static_cast<std::size_t>(partition)];
         bool first = false;
         {

@@ -93,6 +93,9 @@ TEST_CASE("a record goes to the partition that it names, whatever its key, and k
         if (tag % 2 == 0) record.partition = static_cast<std::int32_t>(tag % 5);
         REQUIRE(bench.producer->produce(record) == Enqueued::ok);
     }
+    kafka::NewRecord nowhere{0, "k", "v", {}, 50};
+    nowhere.partition = 5;
+    CHECK(bench.producer->produce(nowhere) == Enqueued::unavailable);
     REQUIRE(bench.deliveries.wait_for(50));
     auto log = bench.log(5);
     std::vector<std::int64_t> last(5, -1);
