@@ -258,6 +258,7 @@ void StreamProcessor::claim() {
         next_look_ = {};
         next_retention_ = {};
         windows_from_.reset();
+        dropping_ = false;
         if (!starts.empty()) {
             source_.assign(starts);
             paused_ = true;  // assigning leaves open whether it is: the loop resumes
@@ -326,8 +327,11 @@ std::optional<Timestamp> StreamProcessor::windows_due() {
 }
 
 void StreamProcessor::retain_windows(StreamState::Instant now) {
-    // Some ten milliseconds, also where the rows lie scattered.
-    constexpr std::int64_t kRowsAtOnce = 5'000;
+    // Some ten milliseconds, also where the rows lie scattered; fewer while that takes too long.
+    constexpr std::int64_t kMostRowsAtOnce = 5'000;
+    constexpr std::int64_t kFewestRowsAtOnce = 50;
+    // After a failure the fold comes first.
+    constexpr int kRest = 10;
     if (!place_ || !state_.consuming() || now < next_retention_) return;
     next_retention_ = now + options_.retention_look;
     const auto claims = state_.claims();
@@ -352,11 +356,12 @@ void StreamProcessor::retain_windows(StreamState::Instant now) {
             auto tx = session.begin();
             if (!store_.hold(tx, claims)) return;
             const auto rows = static_cast<std::int64_t>(
-                target_.projection->drop_windows(tx, partitions, *windows_from_, kRowsAtOnce));
+                target_.projection->drop_windows(tx, partitions, *windows_from_, rows_at_once_));
             FAILPOINT("w2_windows_dropped");
             tx.commit();
             windows_dropped_ += rows;
-            dropping_ = rows == kRowsAtOnce;
+            dropping_ = rows == rows_at_once_;
+            rows_at_once_ = std::min(rows_at_once_ * 2, kMostRowsAtOnce);
             // Flushes have as much of the time.
             const auto ended = clock_.steady();
             if (dropping_) next_retention_ = ended + (ended - now);
@@ -371,6 +376,10 @@ void StreamProcessor::retain_windows(StreamState::Instant now) {
     } catch (const pg::Error& error) {
         if (error.failure() == pg::Failure::bug) throw;
         // Whatever of it was done may be done again.
+        rows_at_once_ = std::max(rows_at_once_ / 2, kFewestRowsAtOnce);
+        const auto failed = clock_.steady();
+        next_retention_ =
+            failed + std::max<StreamState::Instant::duration>(options_.retention_look, (failed - now) * kRest);
         if (!std::exchange(retention_failed_, true))
             log::warn("window_retention_failed", {{"stream", stream}, {"error", error.what()}});
     }
