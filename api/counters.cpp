@@ -56,8 +56,10 @@ constexpr pg::Statement kWindows{"counter_windows", R"(
     union all
     select 0, generation, applied, as_of,
            (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $5), null,
-           to_jsonb(p) ->> 'windows_from_us'
-    from counters.api_progress p
+           p.windows_from_us::text
+    -- Tables of an older version do not have the column, and the outer one's is meant.
+    from (select null::bigint as windows_from_us) absent
+    cross join lateral (select generation, applied, as_of, windows_from_us from counters.api_progress) p
     order by part desc, bin_start)"};
 
 /// An increment is a key of 256 bytes, each up to six in escapes, and a number.

@@ -140,8 +140,10 @@ constexpr pg::Statement kWindows{"vehicle_windows", R"(
     union all
     select 0, generation, applied, as_of,
            (select (extract(epoch from max(bin_start)) * 1000000)::bigint::text from binned having sum(windows) = $7),
-           null, null::text collate "C", to_jsonb(p) ->> 'windows_from_us'
-    from vehicles.api_progress p
+           null, null::text collate "C", p.windows_from_us::text
+    -- Tables of an older version do not have the column, and the outer one's is meant.
+    from (select null::bigint as windows_from_us) absent
+    cross join lateral (select generation, applied, as_of, windows_from_us from vehicles.api_progress) p
     order by part desc, bin_start, sort_state)"};
 
 /// As many vehicles as one page of a list at an instant looks at: some 10 us each, so well below the statement's
