@@ -234,20 +234,21 @@ constexpr std::string_view kOne = R"(
     order by part desc, place)";
 
 constexpr std::string_view kStatus = R"(
-    select 1, generation, status, null from @.api_dead_letters where partition = $1 and "offset" = $2
+    select 1, generation, status, null, attempts from @.api_dead_letters where partition = $1 and "offset" = $2
     union all
-    select 0, generation, applied, as_of from @.api_progress order by 1 desc)";
+    select 0, generation, applied, as_of, 0 from @.api_progress order by 1 desc)";
 
-// Of reason $1 or any, $2 at most. A decision that became a letter is not meant with the others: judged again it is one
-// of no type of the stream.
+// Of reason $1 or any, $2 at most, those first that were tried least: whoever asks again gets to the others. A decision
+// that became a letter is not meant with them: judged again it is one of no type of the stream.
 constexpr std::string_view kOpen = R"(
-    (select 1 as part, generation, ''::text, ''::text, partition, "offset" from @.api_dead_letters
+    (select 1 as part, generation, ''::text, ''::text, partition, "offset", attempts from @.api_dead_letters
      where status = 'open' and ($1::text is null or reason = $1)
-       and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) = 0
-     order by partition, "offset" limit $2)
+       and not (key is not distinct from 'decision'::bytea
+                and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) > 0)
+     order by attempts, partition, "offset" limit $2)
     union all
-    select 0, generation, applied, as_of, 0, 0 from @.api_progress
-    order by part desc, partition, "offset")";
+    select 0, generation, applied, as_of, 0, 0, 0 from @.api_progress
+    order by part desc, attempts, partition, "offset")";
 
 // What became of letters that were decided about at offsets $3. The limits have each looked up by its key.
 constexpr std::string_view kOutcomes = R"(
@@ -323,6 +324,7 @@ void append_number(std::string& out, std::string_view name, std::int64_t number)
 /// A letter that a request decides about.
 struct Letter {
     Position position;
+    std::int64_t seen = 1;  ///< attempts before the decision, which holds only if there were no others meanwhile
     Outcome outcome = Outcome::unavailable;
     std::int64_t decision = -1;  ///< where the decision stands; -1: nowhere
     bool is_known = false;       ///< what became of it, which the rest says
@@ -692,6 +694,7 @@ void DeadLetters::decide_one(const http::Request& request, http::Reply reply, bo
                                                 ", and no decision changes that"},
                                      deciding->trace);
                     } else {
+                        deciding->letters.front().seen = found.rows.integer(0, 4);
                         self->publish_next(deciding);
                     }
                 });
@@ -731,8 +734,9 @@ void DeadLetters::redrive_many(const http::Request& request, http::Reply reply) 
             const auto& found = std::get<Reads::Look>(looked);
             deciding->more = found.items > kMostLetters;
             for (std::size_t row = 0; row < std::min(found.items, kMostLetters); ++row) {
-                deciding->letters.emplace_back().position = {static_cast<std::int32_t>(found.rows.integer(row, 4)),
-                                                             found.rows.integer(row, 5)};
+                auto& letter = deciding->letters.emplace_back();
+                letter.position = {static_cast<std::int32_t>(found.rows.integer(row, 4)), found.rows.integer(row, 5)};
+                letter.seen = found.rows.integer(row, 6);
             }
             if (is_dry_run || deciding->letters.empty()) {
                 self->finish(*deciding, true);
@@ -761,7 +765,7 @@ void DeadLetters::publish_next(const Decision& deciding) const {
         data.clear();
         const auto offset = all.letters[n].position.offset;
         if (all.redrives) {
-            dead_letter::append(data, dead_letter::Redriven{offset, all.words});
+            dead_letter::append(data, dead_letter::Redriven{offset, all.words, all.letters[n].seen});
         } else {
             dead_letter::append(data, dead_letter::Discarded{offset, all.words});
         }

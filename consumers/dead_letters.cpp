@@ -213,11 +213,12 @@ void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, con
 }
 
 constexpr pg::Statement kOpen{"dead_letters_open", R"(
-select partition, "offset", status from dead_letters
+select partition, "offset", status, attempts from dead_letters
 where case when $1 >= 0 then partition = $1 and "offset" = $2
       else status = 'open' and $3 in ('', reason)
            -- a decision that became a letter is not meant with the others: judged again it is one of no type of the stream
-           and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) = 0 end
+           and not (key is not distinct from 'decision'::bytea
+                    and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) > 0) end
 order by partition, "offset")"};
 
 constexpr pg::Statement kOutcomes{"dead_letters_outcomes", R"(
@@ -233,6 +234,7 @@ constexpr std::size_t kDecisionsAtOnce = 100;
 
 struct Decision {
     schemas::Position letter;
+    std::int64_t attempts = 1;           // so far
     std::optional<std::int64_t> offset;  // where it stands itself
     std::string status = "open";
     std::string detail;
@@ -248,6 +250,7 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
     for (std::size_t row = 0; row < rows.size(); ++row) {
         Decision decision;
         decision.letter = position_at(rows, row);
+        decision.attempts = rows.integer(row, 3);
         if (rows.text(row, 2) != "open") {
             throw Refused("dead letter " + text_of(decision.letter) + " of " + stream + " is " +
                           std::string(rows.text(row, 2)) + ", and no decision changes that");
@@ -259,12 +262,12 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
     return decisions;
 }
 
-std::string event_of(const DecideOptions& options, std::int64_t offset) {
+std::string event_of(const DecideOptions& options, schemas::Position letter, std::int64_t attempts) {
     std::string data;
     if (options.redrive) {
-        schemas::dead_letter::append(data, schemas::dead_letter::Redriven{offset, options.edit});
+        schemas::dead_letter::append(data, schemas::dead_letter::Redriven{letter.offset, options.edit, attempts});
     } else {
-        schemas::dead_letter::append(data, schemas::dead_letter::Discarded{offset, options.note});
+        schemas::dead_letter::append(data, schemas::dead_letter::Discarded{letter.offset, options.note});
     }
     const auto now = base::SystemClock().now();
     const auto id = schemas::make_uuid7(now);
@@ -348,7 +351,7 @@ void carry_out(pg::Connection& tables, const DecideOptions& options, const Gener
                 if (options.cancelled()) throw std::runtime_error("cancelled");
                 auto& one = decisions[sent];
                 one.offset = admin.append(live.target.topic, one.letter.partition, schemas::dead_letter::kKey,
-                                          event_of(options, one.letter.offset));
+                                          event_of(options, one.letter, one.attempts));
             }
             const auto chunk = decisions.subspan(begin, end - begin);
             await_folded(tables, options, stream, chunk);
@@ -410,7 +413,7 @@ bool decide_dead_letters(const DecideOptions& options, const Generation& live, s
     if (options.edit && options.edit->size() > schemas::dead_letter::kMaxSentEditBytes)
         throw Refused("the edit is larger than " + std::to_string(schemas::dead_letter::kMaxSentEditBytes) +
                       " bytes, and would not fit into a record");
-    if (!decisions.empty()) static_cast<void>(event_of(options, decisions.front().letter.offset));
+    if (!decisions.empty()) static_cast<void>(event_of(options, decisions.front().letter, decisions.front().attempts));
     if (options.dry_run) {
         if (!decisions.empty()) read_outcomes(tables, decisions);
     } else if (!decisions.empty()) {

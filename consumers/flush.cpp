@@ -347,8 +347,9 @@ private:
         const auto read = dead_letter::read_redriven(event.data, schemas::json::Unknown::ignore, "/data");
         if (!read) return Parked{reason::kInvalidData, describe(read.violations())};
         const auto edit = read->edit ? std::optional(std::string(*read->edit)) : std::nullopt;
+        const auto attempts = read->attempts;
         auto* letter = open_letter(record, read->offset);
-        if (letter == nullptr) return std::nullopt;
+        if (letter == nullptr || (attempts && *attempts != letter->attempts)) return std::nullopt;
         letter->decided_at = record.offset;
         Judged again{{record.partition, record.offset}, {}, {}, record.append_time, letter->append_time};
         std::string key;

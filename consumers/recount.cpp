@@ -119,14 +119,16 @@ bool Recount::is_new_line(const kafka::Record& record, Partition& partition) {
     constexpr auto kLines = static_cast<std::int64_t>(kLinesOfRow);
     const auto index = line->number - 1;
     const std::pair row(std::string(line->file), index / kLines);
-    auto found = partition.lines.find(row);
-    if (found == partition.lines.end()) {
-        found = partition.lines.emplace(row, 0).first;
-        import_bytes_ += static_cast<std::int64_t>(sizeof *found);
-    }
-    auto bit = found->second[static_cast<std::size_t>(index % kLines)];
-    const bool is_new = !bit;
-    bit = true;
+    constexpr std::int64_t kBytesOfRow = 150;  // its name, a node, and what the allocator adds
+    const auto [found, is_first] = partition.lines.try_emplace(row);
+    auto& bytes = found->second;
+    const auto byte = static_cast<std::size_t>(index % kLines) / 8;
+    const auto before = bytes.capacity();
+    if (bytes.size() <= byte) bytes.resize(byte + 1);
+    import_bytes_ += (is_first ? kBytesOfRow : 0) + static_cast<std::int64_t>(bytes.capacity() - before);
+    const auto bit = static_cast<unsigned char>(1 << index % 8);
+    const bool is_new = (static_cast<unsigned char>(bytes[byte]) & bit) == 0;
+    bytes[byte] = static_cast<char>(static_cast<unsigned char>(bytes[byte]) | bit);
     // So that the row knows where in the log it comes from.
     if (is_new) {
         rows_.at(common_ + kImports, rows_.key_of(record.partition, row.first, row.second),
@@ -201,6 +203,7 @@ Recount::Verdict Recount::redrive(const schemas::Event& event, const kafka::Reco
     const schemas::Position position{record.partition, decision->offset};
     const auto found = open_.find(position);
     if (found == open_.end()) return Verdict::applied;
+    if (decision->attempts && found->second.attempts != *decision->attempts) return Verdict::applied;
     auto& letter = found->second;
     const auto value = decision->edit ? std::optional(std::string(*decision->edit)) : letter.value;
     kafka::Record again;
@@ -310,13 +313,7 @@ LedgerRows& Recount::finish(const std::vector<std::int64_t>& first, const std::v
         for (const auto& [place, lines] : partition.lines) {
             const auto key = rows_.key_of(number, place.first, place.second);
             if (!rows_.is_mine(common_ + kImports, key)) continue;
-            std::string bytes;
-            for (std::size_t line = 0; line < lines.size(); ++line) {
-                if (!lines[line]) continue;
-                bytes.resize(line / 8 + 1);
-                bytes[line / 8] = static_cast<char>(bytes[line / 8] | (1 << line % 8));
-            }
-            rows_.of(common_ + kImports).at(key).columns[0] = sha256(bytes);
+            rows_.of(common_ + kImports).at(key).columns[0] = sha256(lines);
         }
     }
     return rows_;

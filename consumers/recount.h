@@ -4,7 +4,6 @@
 #include "consumers/ledger.h"
 #include "infra/kafka/record.h"
 
-#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -73,8 +72,8 @@ private:
         Tally tally;
         std::unordered_map<std::string, Sight> sights;
         std::int64_t forgotten_at = 0;  // log time
-        // By file and the first of so many lines, as the table has them.
-        std::map<std::pair<std::string, std::int64_t>, std::bitset<kLinesOfRow>> lines;
+        // By file and block of so many lines a bit for each, as the table has them.
+        std::map<std::pair<std::string, std::int64_t>, std::string> lines;
     };
     struct Letter {
         std::optional<std::string> key;

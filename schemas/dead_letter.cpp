@@ -27,7 +27,8 @@ void append_text(std::string& out, std::string_view name, std::optional<std::str
 
 Result<Redriven> read_redriven(json::Value data, json::Unknown unknown, std::string_view at) {
     Members members(data, at);
-    const Redriven event{members.integer("offset", 0, kMaxOffset), members.optional_text("edit", kMaxEditBytes)};
+    const Redriven event{members.integer("offset", 0, kMaxOffset), members.optional_text("edit", kMaxEditBytes),
+                         members.optional_integer("attempts", 1, kMaxOffset)};
     if (auto found = members.violations(unknown); !found.empty()) return found;
     return event;
 }
@@ -41,6 +42,10 @@ Result<Discarded> read_discarded(json::Value data, json::Unknown unknown, std::s
 
 void append(std::string& out, const Redriven& event) {
     append_offset(out, event.offset);
+    if (event.attempts) {
+        out.append(R"(,"attempts":)");
+        json::append_integer(out, *event.attempts);
+    }
     append_text(out, "edit", event.edit);
 }
 

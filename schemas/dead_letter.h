@@ -35,6 +35,8 @@ inline constexpr std::int64_t kMostAttempts = 6;
 struct Redriven {
     std::int64_t offset = 0;               ///< of the letter, in the partition of this event
     std::optional<std::string_view> edit;  ///< what to judge in place of its value; its key stays
+    /// Only if it has been tried so often by then: so a decision that is sent twice is one attempt.
+    std::optional<std::int64_t> attempts{};
 };
 /// Leave it be for good.
 struct Discarded {

@@ -61,7 +61,16 @@ bool Members::flag(std::string_view name) {
 
 std::int64_t Members::integer(std::string_view name, std::int64_t min, std::int64_t max) {
     const auto value = take(name);
-    if (!value) return 0;
+    return value ? read_integer(value, name, min, max) : 0;
+}
+
+std::optional<std::int64_t> Members::optional_integer(std::string_view name, std::int64_t min, std::int64_t max) {
+    const auto value = find(name);
+    if (!value || value.is(json::Kind::null)) return std::nullopt;
+    return read_integer(value, name, min, max);
+}
+
+std::int64_t Members::read_integer(json::Value value, std::string_view name, std::int64_t min, std::int64_t max) {
     const auto number = value.is(json::Kind::number) ? json::to_integer(value.text(), min, max) : std::nullopt;
     if (!number) {
         violate(name, "must be an integer from " + std::to_string(min) + " to " + std::to_string(max) +

@@ -36,6 +36,9 @@ public:
     /// A required integer within [min, max], written without fraction or exponent.
     std::int64_t integer(std::string_view name, std::int64_t min, std::int64_t max);
 
+    /// Likewise, where it is there; a null one is not.
+    std::optional<std::int64_t> optional_integer(std::string_view name, std::int64_t min, std::int64_t max);
+
     /// A required string that is one of `choices`: its index there.
     std::size_t one_of(std::string_view name, std::span<const std::string_view> choices);
 
@@ -49,6 +52,7 @@ private:
 
     json::Value find(std::string_view name);
     json::Value take(std::string_view name);
+    std::int64_t read_integer(json::Value value, std::string_view name, std::int64_t min, std::int64_t max);
     std::string_view read_text(json::Value value, std::string_view name, std::size_t max_bytes);
     void violate(std::string_view name, std::string_view detail);
 

@@ -178,6 +178,19 @@ def test_a_letter_that_stays_one_is_quarantined_after_six_attempts(fresh: Tidema
     _agree(fresh)
 
 
+def test_a_decision_that_is_sent_twice_is_one_attempt(fresh: Tidemark) -> None:
+    fresh.log.put("tidemark.counters", b"k", b"{")
+    fresh.settle("counters")
+    [(partition, offset)] = fresh.query('select partition, "offset" from counters.dead_letters')
+    command(fresh, "redrive", "counters", f"{partition}:{offset}", code=1)
+    [decision] = [one for one in fresh.log.read("tidemark.counters") if one.key == b"decision"]
+    assert decision.value is not None and json.loads(decision.value)["data"] == {"offset": offset, "attempts": 1}
+    for _ in range(7):
+        fresh.log.put("tidemark.counters", b"decision", decision.value, partition=partition)
+    fresh.assert_equals_log("counters")
+    assert fresh.query("select attempts, status from counters.dead_letters") == [(2, "open")]
+
+
 def test_letters_are_discarded_with_a_note(fresh: Tidemark) -> None:
     letters = [_letter(fresh, b"k", b"{"), _letter(fresh, b"k", None)]
     assert "which ones?" in command(fresh, "discard", "counters", code=3)

@@ -156,8 +156,12 @@ class Expected:
         text = decision.members.get(extra)
         if text is not None and not _is_text(text, 1 << 20 if extra == "edit" else 2_000):
             raise Parked("invalid_data")
+        seen = decision.members.get("attempts") if decision.type == REDRIVEN else None
+        if seen is not None:
+            decision.integer("attempts", 1, 2**63 - 1)
+            seen = decision.members["attempts"]
         letter = self.letters.get((record.partition, decision.members["offset"]))
-        if letter is None or letter.status != "open":
+        if letter is None or letter.status != "open" or (seen is not None and seen != letter.attempts):
             return
         letter.decided_at = record.offset
         if decision.type == DISCARDED:

@@ -193,9 +193,10 @@ private:
             const auto* letter = log_.find(partition, offset);
             const bool has_key = letter != nullptr && letter->key && letter->key->size() <= 256;
             const auto text = has_key && entities_.contains(*letter->key) ? sketch(*letter->key).text() : "{";
-            schemas::dead_letter::append(
-                event.data, schemas::dead_letter::Redriven{
-                                offset, chance(40) ? std::optional<std::string_view>(text) : std::nullopt});
+            schemas::dead_letter::append(event.data,
+                                         schemas::dead_letter::Redriven{
+                                             offset, chance(40) ? std::optional<std::string_view>(text) : std::nullopt,
+                                             chance(50) ? std::optional<std::int64_t>(1 + below(3)) : std::nullopt});
         }
         if (chance(5)) event.data = R"({"offset":"1"})";
         auto text = event.text();

@@ -92,6 +92,7 @@ const std::vector<Golden> kLogs{
 const std::vector<Golden> kRedrives{
     {"dead_letter_redriven", "2026-11-21T22:00:00Z", "", 17},
     {"dead_letter_redriven_edited", "2026-11-21T22:00:00.250Z", "", 0, R"({"specversion":"1.0"})"},
+    {"dead_letter_redriven_seen", "2026-11-22T03:00:00Z", "", 18, "{}"},
 };
 
 const std::vector<Golden> kDiscards{
