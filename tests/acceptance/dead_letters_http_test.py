@@ -315,7 +315,7 @@ def test_an_edited_letter_is_redriven_by_http_and_a_replay_makes_the_same_of_it(
     assert record.key == b"decision"
     event = json.loads(record.value)
     assert (event["type"], event["source"]) == ("tidemark.dead_letter.redriven.v1", "/dead-letters/{id}/redrive")
-    assert event["data"] == {"offset": int(letter.split(":")[2]), "edit": edit}
+    assert event["data"] == {"offset": int(letter.split(":")[2]), "attempts": 1, "edit": edit}
 
     fresh.assert_equals_log("counters")
     command(fresh, "verify", "counters")
