@@ -74,7 +74,7 @@ TEST_CASE("a decision is sent to its letter's partition, and answered when the t
     CHECK_FALSE(event->idempotency_key);
     std::string data;
     schemas::json::append_value(data, event->data);
-    CHECK(data == R"({"offset":17,"edit":"{}"})");
+    CHECK(data == R"({"offset":17,"attempts":1,"edit":"{}"})");
 
     f.sink->ack(0, 1, 20);
     tables.flush("counters", "", 1, 20);  // not it yet
