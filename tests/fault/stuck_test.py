@@ -15,7 +15,9 @@ def test_a_stream_that_makes_no_step_ends_the_process(make_tidemark: Callable[..
     answer = api.post("/increment", {"key": "stuck", "value": 1})
     assert answer.status_code == 202
     assert consumer.wait_end(20) == 1
-    assert [line["stream"] for line in consumer.events("processor_stuck")] == ["counters"]
+    # Whichever flushes first meets the kill point: a flush without records, which only moves freshness on, does too.
+    [stuck] = consumer.events("processor_stuck")
+    assert stuck["stream"] in ("counters", "vehicles")
     consumer.plan_fault("")
     consumer.start()
     tidemark.assert_equals_log("counters")
