@@ -205,14 +205,8 @@ std::unique_ptr<Fold> CounterProjection::begin() const {
     return std::make_unique<CounterFold>();
 }
 
-std::size_t CounterProjection::drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions,
-                                            Timestamp from, std::int64_t most) const {
-    pg::Array numbers;
-    for (const auto partition : partitions)
-        numbers.add(std::int64_t{partition});
-    pg::Params params;
-    params.add(std::move(numbers)).add(from).add(most);
-    return tx.run(kDropWindows, params).affected();
+const pg::Statement* CounterProjection::drop_windows() const noexcept {
+    return &kDropWindows;
 }
 
 }  // namespace tidemark::consumers

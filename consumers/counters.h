@@ -14,8 +14,7 @@ public:
     [[nodiscard]] bool needs_home_partition() const noexcept override { return false; }
     [[nodiscard]] std::unique_ptr<Fold> begin() const override;
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override;
-    std::size_t drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions, schemas::Timestamp from,
-                             std::int64_t most) const override;
+    [[nodiscard]] const pg::Statement* drop_windows() const noexcept override;
 };
 
 }  // namespace tidemark::consumers

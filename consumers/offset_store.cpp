@@ -192,6 +192,16 @@ bool OffsetStore::hold(pg::Transaction& tx, std::span<const Claim> claims) const
     return tx.run(kHold, params_of(generation_, claims)).size() == claims.size();
 }
 
+std::size_t OffsetStore::drop_windows(pg::Transaction& tx, const pg::Statement& statement,
+                                      std::span<const Claim> claims, Timestamp from, std::size_t most) {
+    pg::Array partitions;
+    for (const auto& claim : claims)
+        partitions.add(claim.partition);
+    pg::Params params;
+    params.add(std::move(partitions)).add(from).add(static_cast<std::int64_t>(most));
+    return tx.run(statement, params).affected();
+}
+
 void OffsetStore::tally(pg::Transaction& tx, std::span<const Tally> tallies) const {
     pg::Array partitions;
     pg::Array applied;

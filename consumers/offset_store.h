@@ -62,6 +62,10 @@ public:
     /// The fence of whoever deletes: false when not all rows are theirs any more. They stay so until the transaction
     /// ends.
     bool hold(pg::Transaction& tx, std::span<const Claim> claims) const;
+    /// Deletes what of the partitions' windows starts before `from`, `most` rows at most, by a projection's statement;
+    /// returns how many. Behind hold().
+    static std::size_t drop_windows(pg::Transaction& tx, const pg::Statement& statement, std::span<const Claim> claims,
+                                    Timestamp from, std::size_t most);
 
 private:
     int generation_;

@@ -104,12 +104,9 @@ public:
     [[nodiscard]] virtual std::unique_ptr<Fold> begin() const = 0;
     /// The same function of the log, written a second time (ledger.h): what `verify` holds the tables against.
     [[nodiscard]] virtual std::unique_ptr<Ledger> ledger() const = 0;
-    /// Deletes rows of windows of these partitions that start before `from`, the oldest first, `most` of them at most;
-    /// returns how many. A stream without windows has none. Throws pg::Error.
-    virtual std::size_t drop_windows(pg::Transaction& /*tx*/, std::span<const std::int32_t> /*partitions*/,
-                                     schemas::Timestamp /*from*/, std::int64_t /*most*/) const {
-        return 0;
-    }
+    /// Deletes rows of windows of the partitions $1 (integer[]) that start before $2 (timestamptz), $3 (bigint) of them
+    /// at most. Null: a stream without windows.
+    [[nodiscard]] virtual const pg::Statement* drop_windows() const noexcept { return nullptr; }
 };
 
 }  // namespace tidemark::consumers

@@ -328,8 +328,8 @@ std::optional<Timestamp> StreamProcessor::windows_due() {
 
 void StreamProcessor::retain_windows(StreamState::Instant now) {
     // Some ten milliseconds, also where the rows lie scattered; fewer while that takes too long.
-    constexpr std::int64_t kMostRowsAtOnce = 5'000;
-    constexpr std::int64_t kFewestRowsAtOnce = 50;
+    constexpr std::size_t kMostRowsAtOnce = 5'000;
+    constexpr std::size_t kFewestRowsAtOnce = 50;
     // After a failure the fold comes first.
     constexpr int kRest = 10;
     if (!place_ || !state_.consuming() || now < next_retention_) return;
@@ -337,6 +337,7 @@ void StreamProcessor::retain_windows(StreamState::Instant now) {
     const auto claims = state_.claims();
     if (claims.empty()) return;
     const auto stream = target_.projection->stream().name;
+    const auto* const statement = target_.projection->drop_windows();
     try {
         auto& session = connection();
         if (announce_ && !store_.announce(session, claims)) return;  // the next flush will see
@@ -346,17 +347,12 @@ void StreamProcessor::retain_windows(StreamState::Instant now) {
             FAILPOINT("w1_windows_moved");
             windows_from_ = due;
             windows_dropped_ = 0;
-            dropping_ = true;
+            dropping_ = statement != nullptr;
         }
         if (dropping_) {
-            std::vector<std::int32_t> partitions;
-            partitions.reserve(claims.size());
-            for (const auto& claim : claims)
-                partitions.push_back(claim.partition);
             auto tx = session.begin();
             if (!store_.hold(tx, claims)) return;
-            const auto rows = static_cast<std::int64_t>(
-                target_.projection->drop_windows(tx, partitions, *windows_from_, rows_at_once_));
+            const auto rows = OffsetStore::drop_windows(tx, *statement, claims, *windows_from_, rows_at_once_);
             FAILPOINT("w2_windows_dropped");
             tx.commit();
             windows_dropped_ += rows;

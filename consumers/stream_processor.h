@@ -104,8 +104,8 @@ private:
     bool leader_unknown_ = false;            ///< the last look at it failed, and said so
     StreamState::Instant next_retention_{};  ///< when window retention goes on
     std::optional<Timestamp> windows_from_;  ///< where it has let the windows of what it claimed begin
-    std::int64_t windows_dropped_ = 0;       ///< rows, since then
-    std::int64_t rows_at_once_ = 5'000;      // of windows to be dropped
+    std::size_t windows_dropped_ = 0;        ///< rows, since then
+    std::size_t rows_at_once_ = 5'000;       ///< that are to be dropped in one transaction
     bool dropping_ = false;                  ///< there may be more
     bool retention_failed_ = false;          ///< the last time, and said so
     bool announce_ = false;                  ///< the connection is new and the offset rows name the old one

@@ -276,14 +276,8 @@ std::unique_ptr<Fold> VehicleProjection::begin() const {
     return std::make_unique<VehicleFold>();
 }
 
-std::size_t VehicleProjection::drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions,
-                                            Timestamp from, std::int64_t most) const {
-    pg::Array numbers;
-    for (const auto partition : partitions)
-        numbers.add(std::int64_t{partition});
-    pg::Params params;
-    params.add(std::move(numbers)).add(from).add(most);
-    return tx.run(kDropTransitions, params).affected();
+const pg::Statement* VehicleProjection::drop_windows() const noexcept {
+    return &kDropTransitions;
 }
 
 }  // namespace tidemark::consumers

@@ -70,10 +70,7 @@ public:
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override {
         return std::make_unique<LedgerWithoutZeros>(now_.ledger());
     }
-    std::size_t drop_windows(pg::Transaction& tx, std::span<const std::int32_t> partitions, schemas::Timestamp from,
-                             std::int64_t most) const override {
-        return now_.drop_windows(tx, partitions, from, most);
-    }
+    [[nodiscard]] const pg::Statement* drop_windows() const noexcept override { return now_.drop_windows(); }
 
 private:
     CounterProjection now_;

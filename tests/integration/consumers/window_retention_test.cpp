@@ -38,7 +38,7 @@ using tests::Tables;
 namespace {
 
 constexpr Timestamp kAppended{1'700'000'000s};
-constexpr std::int64_t kBite = 7;
+constexpr std::size_t kBite = 7;
 
 std::string windows_of(const Target& target) {
     return target.projection->stream().name == "counters" ? "windows" : "transitions";
@@ -46,14 +46,11 @@ std::string windows_of(const Target& target) {
 
 // As one consumer of these partitions does it, to the end or with some left over.
 void drop(Folding& folding, const std::vector<Claim>& claims, Timestamp from, int bites) {
-    std::vector<std::int32_t> partitions;
-    partitions.reserve(claims.size());
-    for (const auto& claim : claims)
-        partitions.push_back(claim.partition);
     for (; bites > 0; --bites) {
         auto tx = folding.connection().begin();
         REQUIRE(folding.store().hold(tx, claims));
-        const auto rows = folding.target().projection->drop_windows(tx, partitions, from, kBite);
+        const auto rows =
+            OffsetStore::drop_windows(tx, *folding.target().projection->drop_windows(), claims, from, kBite);
         REQUIRE(rows <= kBite);
         tx.commit();
         if (rows < kBite) return;
