@@ -7,7 +7,6 @@
 #include "infra/base/log.h"
 #include "infra/kafka/admin.h"
 #include "infra/kafka/consumer.h"
-#include "infra/kafka/error.h"
 
 #include <sys/resource.h>
 #include <unistd.h>
@@ -108,10 +107,6 @@ public:
     Turn(const Auditor::Options& options, std::string_view stream)
         : stream_(stream), instance_(options.instance), connection_(options.dsn, beat_session()) {
         connection_.run_script("set idle_session_timeout = '" + std::to_string(kTurnKept.count()) + "s'");
-        pg::Params params;
-        params.add(stream_);
-        is_mine_ = connection_.run(kLock, params).boolean(0, 0);
-        if (is_mine_) thread_ = std::thread([this] { keep(); });
     }
     ~Turn() {
         stop_.request();
@@ -120,6 +115,14 @@ public:
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
 
+    /// Whether it is ours from now on; to be asked at least every kBeat while it is not, and not any more once it is.
+    bool take() {
+        pg::Params params;
+        params.add(stream_);
+        is_mine_ = connection_.run(kLock, params).boolean(0, 0);
+        if (is_mine_) thread_ = std::thread([this] { keep(); });
+        return is_mine_;
+    }
     [[nodiscard]] bool is_mine() const noexcept { return is_mine_; }
 
 private:
@@ -275,16 +278,8 @@ private:
         }
         reads_all_ = only == nullptr;
         if (!log_) {
-            kafka::ConsumerOptions reading;
-            reading.brokers = options_.brokers;
-            reading.topic = target_.topic;
-            // It joins none, but a client that names one needs the right to.
-            reading.group = target_.consumer_group();
-            reading.client_id = "tidemark-consumer-audit";
-            reading.properties = options_.kafka_properties;
-            reading.partitions.resize(known_.size());
-            std::iota(reading.partitions.begin(), reading.partitions.end(), 0);
-            log_ = std::make_unique<kafka::Consumer>(reading);
+            log_ = std::make_unique<kafka::Consumer>(
+                reader_options(target_, options_.brokers, options_.kafka_properties, "tidemark-consumer-audit"));
             while (!std::holds_alternative<kafka::Assigned>(log_->poll(milliseconds(100)))) {
             }
         }
@@ -323,12 +318,11 @@ public:
 
     // Until told to stop. Throws what its connection and the broker's client throw.
     void serve() {
-        const Turn turn(options_, auditor_.projection_.stream().name);
-        if (!turn.is_mine()) {
+        Turn turn(options_, auditor_.projection_.stream().name);
+        while (!turn.take()) {
             // Another instance is at it, and what it says counts.
             forget();
-            stop_.wait_for(kBeat);
-            return;
+            if (stop_.wait_for(kBeat)) return;
         }
         pg::Connection connection(options_.dsn, session());
         connection.run_script("set client_connection_check_interval = '1s'");

@@ -2,6 +2,8 @@
 
 #include "schemas/event.h"
 
+#include <numeric>
+
 namespace tidemark::consumers {
 
 std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
@@ -43,6 +45,21 @@ void check_log_is_whole(kafka::Admin& admin, const Target& target) {
                       ": the topic was recreated. Restore it, or drop the database and migrate again to start from "
                       "what the topic holds now");
     }
+}
+
+kafka::ConsumerOptions reader_options(const Target& target, const std::string& brokers,
+                                      const std::map<std::string, std::string>& kafka_properties,
+                                      const std::string& client_id) {
+    kafka::ConsumerOptions reader;
+    reader.brokers = brokers;
+    reader.topic = target.topic;
+    // It joins none, but a client that names one needs the right to.
+    reader.group = target.consumer_group();
+    reader.client_id = client_id;
+    reader.properties = kafka_properties;
+    reader.partitions.resize(static_cast<std::size_t>(target.partitions));
+    std::iota(reader.partitions.begin(), reader.partitions.end(), 0);
+    return reader;
 }
 
 CheckLog make_log_check(kafka::Admin& admin, const Target& target) {

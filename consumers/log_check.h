@@ -3,9 +3,11 @@
 #include "consumers/generation.h"
 #include "consumers/stream_state.h"
 #include "infra/kafka/admin.h"
+#include "infra/kafka/consumer.h"
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -30,6 +32,12 @@ std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string&
 /// Throws Refused when a fold from the log's start would not be what the registered log says: a partition's start is
 /// gone or another log's, or partitions were added. Throws kafka::Error.
 void check_log_is_whole(kafka::Admin& admin, const Target& target);
+
+/// For who reads the whole log of a generation beside its consumers: all partitions, and no member of a group.
+/// `client_id` names the reader to the brokers.
+kafka::ConsumerOptions reader_options(const Target& target, const std::string& brokers,
+                                      const std::map<std::string, std::string>& kafka_properties,
+                                      const std::string& client_id);
 
 /// For StreamProcessor: compares each claim with the broker's log. Refuses (LogMismatch) when the table's offset is not
 /// within the log, or the partition's first record is another identity. `admin` must outlive it and is used by its

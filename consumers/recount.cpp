@@ -116,13 +116,12 @@ bool Recount::is_new_line(const kafka::Record& record, Partition& partition) {
     const auto header = record.header(schemas::ImportedLine::kHeader);
     const auto line = header ? schemas::read_imported_line(*header) : std::nullopt;
     if (!line) return true;
-    constexpr auto kLines = static_cast<std::int64_t>(kLinesOfRow);
     const auto index = line->number - 1;
-    const std::pair row(std::string(line->file), index / kLines);
+    const std::pair row(std::string(line->file), index / kLinesOfRow);
     constexpr std::int64_t kBytesOfRow = 150;  // its name, a node, and what the allocator adds
     const auto [found, is_first] = partition.lines.try_emplace(row);
     auto& bytes = found->second;
-    const auto byte = static_cast<std::size_t>(index % kLines) / 8;
+    const auto byte = static_cast<std::size_t>(index % kLinesOfRow) / 8;
     const auto before = bytes.capacity();
     if (bytes.size() <= byte) bytes.resize(byte + 1);
     import_bytes_ += (is_first ? kBytesOfRow : 0) + static_cast<std::int64_t>(bytes.capacity() - before);

@@ -62,7 +62,7 @@ public:
     LedgerRows& finish(const std::vector<std::int64_t>& first, const std::vector<std::int64_t>& next);
 
 private:
-    static constexpr std::size_t kLinesOfRow = 8'192;
+    static constexpr std::int64_t kLinesOfRow = 8'192;
     struct Sight {
         std::int64_t offset = 0;
         std::int64_t log_time = 0;

@@ -433,16 +433,7 @@ Diff verify(const VerifyOptions& options, const Generation& generation) {
         kafka::Admin admin(options.brokers, options.kafka_properties);
         check_log_is_whole(admin, target);
     }
-    kafka::ConsumerOptions reading;
-    reading.brokers = options.brokers;
-    reading.topic = target.topic;
-    // It joins none, but a client that names one needs the right to.
-    reading.group = target.consumer_group();
-    reading.client_id = "tidemark-consumer-verify";
-    reading.properties = options.kafka_properties;
-    reading.partitions.resize(static_cast<std::size_t>(target.partitions));
-    std::iota(reading.partitions.begin(), reading.partitions.end(), 0);
-    kafka::Consumer log(reading);
+    kafka::Consumer log(reader_options(target, options.brokers, options.kafka_properties, "tidemark-consumer-verify"));
     return verify(options, generation, log);
 }
 
