@@ -385,17 +385,20 @@ std::vector<std::string> check_export(const Options& options) {
     return wrong;
 }
 
+// Opens --output unless it is standard output; false, having said why: it cannot be written.
+bool open_output(const Options& options, std::ofstream& file) {
+    if (options.output == "-") return true;
+    file.open(options.output, std::ios::binary | std::ios::trunc);
+    if (file) return true;
+    std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno) << '\n';
+    return false;
+}
+
 int export_file(const Options& options) {
     log::start("tidemark-producer", log::Level::warn);
     const base::Shutdown shutdown;
     std::ofstream file;
-    if (options.output != "-") {
-        file.open(options.output, std::ios::binary | std::ios::trunc);
-        if (!file) {
-            std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno) << '\n';
-            return base::kWrongUse;
-        }
-    }
+    if (!open_output(options, file)) return base::kWrongUse;
     ExportOptions exporting;
     exporting.brokers = options.brokers;
     exporting.properties = kafka::read_properties(options.kafka_config);
@@ -463,13 +466,7 @@ int convert(const Options& options) {
     log::start("tidemark-producer", log::Level::warn);
     const base::Shutdown shutdown;
     std::ofstream file;
-    if (options.output != "-") {
-        file.open(options.output, std::ios::binary | std::ios::trunc);
-        if (!file) {
-            std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno) << '\n';
-            return base::kWrongUse;
-        }
-    }
+    if (!open_output(options, file)) return base::kWrongUse;
     auto converting = options.converting;
     if (!options.time.empty()) converting.time = schemas::parse_instant(options.time);
     converting.now = base::SystemClock().now();
