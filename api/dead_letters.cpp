@@ -2,6 +2,7 @@
 
 #include "api/items.h"
 #include "api/request.h"
+#include "api/stream_sql.h"
 #include "infra/postgres/connection.h"
 #include "schemas/base64.h"
 #include "schemas/catalogue.h"
@@ -58,8 +59,6 @@ constexpr milliseconds kPublishStep{6'500};
 constexpr std::string_view kNoSuchLetter = "No dead letter has this id";
 
 constexpr std::array<std::string_view, 4> kStatuses{"open", "redriven", "discarded", "quarantined"};
-
-using Streams = std::span<const schemas::Stream>;
 
 std::string text_of(const Position& position) {
     return std::to_string(position.partition) + ':' + std::to_string(position.offset);
@@ -143,40 +142,6 @@ ListKey read_key(const Page& page, Violations& violations) {
 }
 
 // Statements, which name the schemas of the streams that they read.
-
-/// The address of one lasts as long as the router.
-class Sql {
-public:
-    Sql(std::string name, std::string text)
-        : name_(std::move(name)), text_(std::move(text)), statement_{name_.c_str(), text_.c_str()} {}
-    Sql(const Sql&) = delete;
-    Sql& operator=(const Sql&) = delete;
-
-    [[nodiscard]] const pg::Statement& statement() const noexcept { return statement_; }
-
-private:
-    const std::string name_;
-    const std::string text_;
-    const pg::Statement statement_;
-};
-
-/// `text` once for each of the streams, joined; '@' is the stream's schema, '#' its name.
-std::string for_each_stream(Streams streams, std::string_view text, std::string_view between) {
-    std::string sql;
-    for (const auto& stream : streams) {
-        if (!sql.empty()) sql.append(between);
-        for (const char c : text) {
-            if (c == '@') {
-                sql.append(pg::quote_identifier(stream.name));
-            } else if (c == '#') {
-                sql.append("text '").append(stream.name).append("' collate \"C\"");
-            } else {
-                sql.push_back(c);
-            }
-        }
-    }
-    return sql;
-}
 
 // Each stream's and status's own limit first, which an index serves; then that of all. $1 limit, ($2, $3, $4, $5) the
 // key to go on from, $6 the most of a key; then the status and the reason, as far as they are given: with optional ones

@@ -1,17 +1,18 @@
 #include "api/events.h"
 
 #include "api/items.h"
-#include "infra/postgres/connection.h"
+#include "api/stream_sql.h"
 #include "schemas/catalogue.h"
 #include "schemas/position.h"
 
 #include <array>
+#include <cstddef>
+#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
-#include <vector>
 
 namespace tidemark::api {
 namespace {
@@ -19,32 +20,14 @@ namespace {
 /// For the broker to say where the log ends, which takes two seconds at most.
 constexpr std::chrono::milliseconds kEndWait{3'000};
 
-/// The letter that stands at ($1, $2), if one does, then the progress: see Reads. By the stream's place in the
-/// catalogue.
-class Statements {
-public:
-    Statements() {
-        for (const auto& stream : schemas::catalogue()) {
-            const auto schema = pg::quote_identifier(stream.name);
-            names_.push_back("event_" + std::string(stream.name));
-            texts_.push_back("select 1, generation, reason, status from " + schema +
-                             ".api_dead_letters where partition = $1 and \"offset\" = $2 union all "
-                             "select 0, generation, applied, as_of from " +
-                             schema + ".api_progress order by 1 desc");
-        }
-        for (std::size_t n = 0; n < names_.size(); ++n)
-            statements_.push_back({names_[n].c_str(), texts_[n].c_str()});
-    }
-    Statements(const Statements&) = delete;
-    Statements& operator=(const Statements&) = delete;
+/// The letter that stands at ($1, $2), if one does, then the progress: see Reads.
+constexpr std::string_view kEvent = R"(
+    select 1, generation, reason, status from @.api_dead_letters where partition = $1 and "offset" = $2
+    union all
+    select 0, generation, applied, as_of from @.api_progress order by 1 desc)";
 
-    [[nodiscard]] const pg::Statement& of(std::size_t stream) const { return statements_.at(stream); }
-
-private:
-    std::vector<std::string> names_;
-    std::vector<std::string> texts_;
-    std::vector<pg::Statement> statements_;
-};
+/// By the stream's place in the catalogue.
+using Statements = std::deque<Sql>;
 
 void send_unknown(Read& read, std::string_view detail) {
     send_problem(read.reply, {.type = &problems::kTokenUnknown, .violations = {{"/token", std::string(detail)}}},
@@ -123,7 +106,7 @@ void get_event(const Statements& statements, Reads& reads, const http::Request& 
         return given;
     };
     reads.when_fresh(read, [&statements, &reads, read, params, event] {
-        reads.look(statements.of(read->stream), params,
+        reads.look(statements.at(read->stream).statement(), params,
                    [&reads, read, event](std::variant<Reads::Look, const ProblemType*> looked) {
                        if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
                            Reads::fail(*read, **problem);
@@ -145,6 +128,11 @@ void get_event(const Statements& statements, Reads& reads, const http::Request& 
 
 void add_events(http::Router& router, Reads& reads) {
     const auto statements = std::make_shared<Statements>();
+    const auto streams = schemas::catalogue();
+    for (std::size_t n = 0; n < streams.size(); ++n) {
+        statements->emplace_back("event_" + std::string(streams[n].name),
+                                 for_each_stream(streams.subspan(n, 1), kEvent, ""));
+    }
     router.add({.method = http::Method::get,
                 .path = "/events/{token}",
                 .handler = [statements, &reads](const http::Request& request, http::Reply reply) {
