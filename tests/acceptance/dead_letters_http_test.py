@@ -16,7 +16,7 @@ import requests
 
 from stack.process import wait_for
 from support.answers import JSON, instant, places, pointers, problem
-from support.operating import command, increment
+from support.operating import command, increment, totals
 from support.tidemark import Running, Tidemark
 
 _COLUMNS = ["id", "stream", "letter", "appendTime", "reason", "detail", "status", "attempts", "key", "keyBase64", "size"]
@@ -55,10 +55,6 @@ def _all(api: Running, query: str = "limit=1000") -> list[dict[str, Any]]:
 def _post(api: Running, path: str, body: Any, **headers: str) -> requests.Response:
     """Asks for a decision, and waits for the tables as long as may be."""
     return api.post(path, body, headers={"Prefer": "wait=30", **headers}, timeout=60)
-
-
-def _totals(tidemark: Tidemark) -> dict[str, int]:
-    return {key: int(value) for key, value in tidemark.query("select key, value from counters.totals")}
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -299,7 +295,7 @@ def test_an_edited_letter_is_redriven_by_http_and_a_replay_makes_the_same_of_it(
     partition, offset = (int(part) for part in decided["decision"].split(":"))
     assert partition == int(letter.split(":")[1])
     assert places(answer.headers["Log-Position"]) == {partition: offset}
-    assert _totals(fresh) == {"k": 41}
+    assert totals(fresh) == {"k": 41}
     # The tables were waited for, so a read needs no token; and the command line says the same.
     whole = api.get(f"/dead-letters/{letter}").json()
     assert (whole["status"], whole["decision"], whole["value"]) == ("redriven", decided["decision"], '{"no":"event"}')
@@ -323,7 +319,7 @@ def test_an_edited_letter_is_redriven_by_http_and_a_replay_makes_the_same_of_it(
     command(fresh, "promote", "counters")
     assert api.get("/generations/counters").json()["generations"][1]["role"] == "live"
     assert api.get(f"/dead-letters/{letter}").json() == whole
-    assert _totals(fresh) == {"k": 41}
+    assert totals(fresh) == {"k": 41}
 
 
 def test_a_redrive_that_fails_adds_an_attempt_and_the_sixth_quarantines(fresh: Tidemark) -> None:
@@ -355,7 +351,7 @@ def test_a_letter_is_discarded_with_a_note_and_without(fresh: Tidemark) -> None:
     assert (answer.status_code, answer.json()["status"]) == (200, "discarded")
     assert api.get(f"/dead-letters/{second}").json()["note"] == ""
     problem(_post(api, f"/dead-letters/{first}/redrive", {}), 409, "not_open")
-    assert _totals(fresh) == {}
+    assert totals(fresh) == {}
     fresh.assert_equals_log("counters")
 
 
@@ -466,7 +462,7 @@ def test_many_letters_are_redriven_by_a_filter_at_most_a_thousand_at_once(fresh:
     assert planned.json()["more"] is False
     answer = _post(api, "/dead-letters/redrive", body)
     assert [one["status"] for one in answer.json()["letters"]] == ["redriven"] * 3
-    assert _totals(fresh) == {"k": 3_000}
+    assert totals(fresh) == {"k": 3_000}
     # The decisions that became letters are not meant with the others.
     rest = _post(api, "/dead-letters/redrive", {"stream": "counters", "dryRun": True}).json()
     assert [one["id"] for one in rest["letters"]] == [malformed]
@@ -521,5 +517,5 @@ def test_two_decisions_at_once_end_in_one(fresh: Tidemark) -> None:
         assert sorted(answer.status_code for answer in answers) == [200, 409], [answer.text for answer in answers]
         [won] = [answer.json()["status"] for answer in answers if answer.status_code == 200]
         assert apis[0].get(f"/dead-letters/{letter}").json()["status"] == won
-        assert (key in _totals(fresh)) == (won == "redriven")
+        assert (key in totals(fresh)) == (won == "redriven")
     fresh.assert_equals_log("counters")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.operating import command, increment
+from support.operating import command, increment, totals
 from support.tidemark import Tidemark
 
 
@@ -125,10 +125,6 @@ def _decide(tidemark: Tidemark, *arguments: str, code: int = 0) -> list[dict[str
     return json.loads(done.stdout)["letters"]
 
 
-def _totals(tidemark: Tidemark) -> dict[str, int]:
-    return {key: int(value) for key, value in tidemark.query("select key, value from counters.totals")}
-
-
 def _agree(tidemark: Tidemark) -> None:
     """The tables, the independent fold, verify, and a replay."""
     tidemark.assert_equals_log("counters")
@@ -143,7 +139,7 @@ def test_an_edited_letter_counts_where_the_decision_stands(fresh: Tidemark, tmp_
     edit.write_bytes(increment("k", 41)[1] + b"\n")
     [decided] = _decide(fresh, "redrive", "counters", letter, "--edit", str(edit))
     assert (decided["letter"], decided["status"]) == (letter, "redriven")
-    assert _totals(fresh) == {"k": 41}
+    assert totals(fresh) == {"k": 41}
     partition, offset = decided["decision"].split(":")
     assert fresh.query("select partition, min_offset, max_offset from counters.windows") == [
         (int(partition), int(offset), int(offset))
@@ -161,7 +157,7 @@ def test_an_edited_letter_counts_where_the_decision_stands(fresh: Tidemark, tmp_
         partition=int(partition),
     )
     fresh.settle("counters")
-    assert _totals(fresh) == {"k": 41}
+    assert totals(fresh) == {"k": 41}
     _agree(fresh)
 
 
@@ -211,7 +207,7 @@ def test_many_letters_are_redriven_when_the_fold_takes_them_at_last(fresh: Tidem
     fresh.postgres.execute("alter table counters.totals add constraint small check (value < 100)", database=fresh.database)
     fresh.log.put_all("tidemark.counters", [increment("k", 1_000 + n) for n in range(20)] + [increment("k", 7)])
     fresh.settle("counters")
-    assert (_totals(fresh), _json(fresh)["count"]) == ({"k": 7}, 20)
+    assert (totals(fresh), _json(fresh)["count"]) == ({"k": 7}, 20)
     # While the limit stands a decision is refused like the record was: it is a dead letter itself, the letter stays.
     first = fresh.query('select partition || \':\' || "offset" from counters.dead_letters order by "offset" limit 1')[0][0]
     [decided] = _decide(fresh, "redrive", "counters", first, code=1)
@@ -229,7 +225,7 @@ def test_many_letters_are_redriven_when_the_fold_takes_them_at_last(fresh: Tidem
     # The decision that became a letter is not meant with the others.
     decided = _decide(fresh, "redrive", "counters", "--reason", "refused_by_database")
     assert [one["status"] for one in decided] == ["redriven"] * 150
-    assert _totals(fresh) == {"k": 7 + sum(1_000 + n for n in range(20)) + sum(2_000 + n for n in range(130))}
+    assert totals(fresh) == {"k": 7 + sum(1_000 + n for n in range(20)) + sum(2_000 + n for n in range(130))}
     command(fresh, "verify", "counters")
 
 

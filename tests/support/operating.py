@@ -34,6 +34,11 @@ def roles(tidemark: Tidemark) -> dict[int, str]:
     return {number: one["role"] for number, one in generations(tidemark).items()}
 
 
+def totals(tidemark: Tidemark) -> dict[str, int]:
+    """Every counter's value."""
+    return {key: int(value) for key, value in tidemark.query("select key, value from counters.totals")}
+
+
 def command(tidemark: Tidemark, *arguments: str, program: str = "consumer", code: int = 0) -> str:
     done = tidemark.run(program, *arguments)
     assert done.returncode == code, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
