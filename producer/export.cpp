@@ -31,25 +31,23 @@ std::vector<std::int64_t> offsets_of(kafka::Admin& admin, const std::string& top
     return otherwise;
 }
 
-std::vector<Range> ranges(kafka::Admin& admin, const ExportOptions& options) {
+std::vector<Range> ranges(kafka::Admin& admin, const ExportOptions& options, std::int32_t partitions) {
     const std::string topic(options.stream->topic);
-    const auto partitions = admin.partition_count(topic);
-    if (!partitions) throw std::runtime_error("there is no topic " + topic + ": run `tidemark-consumer migrate` first");
-    if (options.partition && *options.partition >= *partitions) {
+    if (options.partition && *options.partition >= partitions) {
         throw std::runtime_error("topic " + topic + " has no partition " + std::to_string(*options.partition) +
-                                 ", only 0 to " + std::to_string(*partitions - 1));
+                                 ", only 0 to " + std::to_string(partitions - 1));
     }
-    const auto marks = admin.watermarks(topic, *partitions);
+    const auto marks = admin.watermarks(topic, partitions);
     std::vector<std::int64_t> lows;
     std::vector<std::int64_t> highs;
     for (const auto& mark : marks) {
         lows.push_back(mark.low);
         highs.push_back(mark.high);
     }
-    const auto from = offsets_of(admin, topic, *partitions, options.from, lows);
-    const auto to = offsets_of(admin, topic, *partitions, options.to, highs);
+    const auto from = offsets_of(admin, topic, partitions, options.from, lows);
+    const auto to = offsets_of(admin, topic, partitions, options.to, highs);
     std::vector<Range> all;
-    for (std::int32_t partition = 0; partition < *partitions; ++partition) {
+    for (std::int32_t partition = 0; partition < partitions; ++partition) {
         if (options.partition && partition != *options.partition) continue;
         const auto n = static_cast<std::size_t>(partition);
         const Range range{partition, std::max(from[n], lows[n]), std::min(to[n], highs[n])};
@@ -69,8 +67,12 @@ bool is_of_the_log(schemas::json::Reader& reader, const kafka::Record& record) {
 
 class Export {
 public:
-    Export(const ExportOptions& options, std::ostream& out, std::vector<Range> all)
-        : options_(options), out_(out), ranges_(std::move(all)), consumer_(consumer_options(options, ranges_)) {
+    Export(const ExportOptions& options, std::ostream& out, std::int32_t partitions, std::vector<Range> all)
+        : options_(options),
+          out_(out),
+          partitions_(partitions),
+          ranges_(std::move(all)),
+          consumer_(consumer_options(options, ranges_)) {
         for (const auto& range : ranges_)
             total_ += range.to - range.from;
     }
@@ -122,11 +124,15 @@ private:
     }
 
     void take(const kafka::Record& record) {
-        if (is_of_the_log(reader_, record)) {
+        if (options_.positions) {
+            append_placed_line(text_, *options_.stream, record, partitions_);
+            report_.envelopes += 1;
+        } else if (is_of_the_log(reader_, record)) {
             report_.left_out += 1;
             return;
+        } else {
+            report_.envelopes += append_line(text_, reader_, *options_.stream, record) ? 1 : 0;
         }
-        report_.envelopes += append_line(text_, reader_, *options_.stream, record) ? 1 : 0;
         report_.lines += 1;
         text_.push_back('\n');
         constexpr std::size_t kWriteBytes = 256 * 1024;
@@ -142,6 +148,7 @@ private:
 
     const ExportOptions& options_;
     std::ostream& out_;
+    std::int32_t partitions_;  // of the log
     std::vector<Range> ranges_;
     kafka::Consumer consumer_;
     schemas::json::Reader reader_;
@@ -155,9 +162,12 @@ private:
 
 ExportReport export_events(const ExportOptions& options, std::ostream& out) {
     kafka::Admin admin(options.brokers, options.properties);
-    auto all = ranges(admin, options);
+    const std::string topic(options.stream->topic);
+    const auto partitions = admin.partition_count(topic);
+    if (!partitions) throw std::runtime_error("there is no topic " + topic + ": run `tidemark-consumer migrate` first");
+    auto all = ranges(admin, options, *partitions);
     if (all.empty()) return {.complete = true};
-    return Export(options, out, std::move(all)).run();
+    return Export(options, out, *partitions, std::move(all)).run();
 }
 
 }  // namespace tidemark::producer

@@ -25,6 +25,8 @@ struct ExportOptions {
     std::optional<std::int32_t> partition;  ///< nullopt: all, one after the other
     Bound from;
     Bound to;  ///< the first that is left out
+    /// Every record says where and when it stood, also the log's own: what is folded from them again is the same.
+    bool positions = false;
     std::function<bool()> cancelled = [] { return false; };
     /// Records read so far and in all.
     std::function<void(std::int64_t, std::int64_t)> on_progress = [](std::int64_t, std::int64_t) {};
@@ -32,7 +34,7 @@ struct ExportOptions {
 
 struct ExportReport {
     std::int64_t lines = 0;
-    std::int64_t envelopes = 0;  ///< among them: records that are no event, or not under their entity's key
+    std::int64_t envelopes = 0;  ///< among them: records that are no event, or not under their entity's key; or all
     std::int64_t left_out = 0;   ///< records that are the log's own: its identity, decisions about dead letters
     bool complete = false;
 };

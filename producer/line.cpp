@@ -6,8 +6,6 @@
 #include "schemas/imported_line.h"
 
 #include <algorithm>
-#include <iterator>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -15,12 +13,8 @@ namespace tidemark::producer {
 
 using schemas::Result;
 using schemas::Violations;
-using schemas::json::Kind;
 
 namespace {
-
-// Of a record as large as a topic takes, in base64.
-constexpr schemas::json::Limits kEnvelope{.max_depth = 3, .max_members = 4, .max_number_bytes = 20, .allow_nul = false};
 
 void append_bytes(std::string& out, std::optional<std::string_view> bytes) {
     if (bytes) {
@@ -55,86 +49,44 @@ bool is_its_own_line(schemas::json::Reader& reader, const schemas::Stream& strea
            destination->key == *record.key;
 }
 
-Result<std::vector<Line::Header>> read_headers(schemas::json::Value headers) {
-    std::vector<Line::Header> all;
-    if (!headers) return all;
-    if (!headers.is(Kind::array)) return Violations{{"/headers", "is not an array"}};
-    if (static_cast<std::size_t>(std::distance(headers.begin(), headers.end())) > kMostEnvelopeHeaders) {
-        return Violations{{"/headers", "are more than " + std::to_string(kMostEnvelopeHeaders) +
-                                           ", which is what a record is given"}};
-    }
-    Violations violations;
-    std::size_t number = 0;
-    for (const auto header : headers) {
-        const auto pointer = "/headers/" + std::to_string(number++);
-        if (!header.is(Kind::object)) {
-            violations.push_back({pointer, "is not an object"});
-            continue;
-        }
-        const auto text = header.find("name");
-        const auto encoded = header.find("name_base64");
-        std::optional<std::string> name;
-        if (text && !encoded && text.is(Kind::string)) name = text.text();
-        if (encoded && !text && encoded.is(Kind::string)) name = schemas::from_base64(encoded.text());
-        if (!name) violations.push_back({pointer + "/name", "is no text, and there is no name_base64 instead"});
-        const auto given = header.find("value");
-        std::optional<std::string> value;
-        if (given && given.is(Kind::string)) value = schemas::from_base64(given.text());
-        if (!value && !(given && given.is(Kind::null)))
-            violations.push_back({pointer + "/value", "is neither base64 nor null"});
-        if (name) all.push_back({*std::move(name), std::move(value)});
-    }
-    if (!violations.empty()) return violations;
-    return all;
+// Whether the record is the log's own, and so no other's: its identity, or a decision that names an offset of it.
+std::optional<schemas::Violation> of_another_log(const schemas::Envelope& envelope) {
+    schemas::json::Reader reader;
+    const auto event = schemas::read_event(reader, *envelope.value);
+    if (!event) return std::nullopt;
+    if (schemas::dead_letter::is_decision(event->type))
+        return schemas::Violation{"/value", "is a decision about a dead letter of another log, which this one has not"};
+    if (envelope.place && envelope.place->position.offset == 0 && event->type == schemas::kLogCreated)
+        return schemas::Violation{"/value", "is the identity of another log"};
+    return std::nullopt;
 }
 
-Result<Line> read_envelope(schemas::json::Value envelope) {
+Result<Line> to_be_produced(schemas::Envelope envelope) {
     Violations violations;
-    const auto name = envelope.find("record");
-    const auto* stream = name.is(Kind::string) ? schemas::find_stream(name.text()) : nullptr;
-    if (stream == nullptr) violations.push_back({"/record", "is not a stream"});
-    const auto bytes = [&](const char* member) -> std::string {
-        const auto value = envelope.find(member);
-        if (value && value.is(Kind::string)) {
-            if (auto decoded = schemas::from_base64(value.text()); decoded && !decoded->empty())
-                return *std::move(decoded);
-        }
-        violations.push_back({std::string("/") + member,
-                              "is not base64 of at least one byte; a record without it is not "
-                              "put on the log again"});
-        return {};
-    };
-    Line line;
-    line.is_envelope = true;
-    auto headers = read_headers(envelope.find("headers"));
-    if (headers) {
-        line.headers = *std::move(headers);
-    } else {
-        violations.insert(violations.end(), headers.violations().begin(), headers.violations().end());
+    if (envelope.headers.size() > kMostEnvelopeHeaders) {
+        violations.push_back({"/headers", "are more than " + std::to_string(kMostEnvelopeHeaders) +
+                                              ", which is what a record is given"});
     }
-    line.is_imported = is_of_import(line.headers);
-    line.destination.key = bytes("key");
-    line.value = bytes("value");
-    schemas::json::Reader reader;
-    const auto event = schemas::read_event(reader, line.value);
-    if (event && schemas::dead_letter::is_decision(event->type)) {
-        violations.push_back({"/value", "is a decision about a dead letter of another log, which this one has not"});
+    for (const auto& [pointer, bytes] : {std::pair("/key", &envelope.key), {"/value", &envelope.value}}) {
+        if (!*bytes || (*bytes)->empty())
+            violations.push_back({pointer, "has no byte; a record without it is not put on the log again"});
+    }
+    if (envelope.value) {
+        if (auto foreign = of_another_log(envelope)) violations.push_back(*std::move(foreign));
     }
     if (!violations.empty()) return violations;
-    line.destination.topic = static_cast<kafka::TopicIndex>(stream - schemas::catalogue().data());
+    Line line;
+    line.is_envelope = true;
+    line.headers = std::move(envelope.headers);
+    line.is_imported = is_of_import(line.headers);
+    line.destination.topic = static_cast<kafka::TopicIndex>(envelope.stream - schemas::catalogue().data());
+    line.destination.key = *std::move(envelope.key);
+    line.value = *std::move(envelope.value);
     return line;
 }
 
-}  // namespace
-
-bool append_line(std::string& out, schemas::json::Reader& reader, const schemas::Stream& stream,
-                 const kafka::Record& record) {
-    if (is_its_own_line(reader, stream, record)) {
-        out.append(*record.value);
-        return false;
-    }
-    out.append(R"({"record":)");
-    schemas::json::append_string(out, stream.name);
+// The envelope from its key on.
+void append_record(std::string& out, const kafka::Record& record) {
     out.append(R"(,"key":)");
     append_bytes(out, record.key);
     out.append(R"(,"value":)");
@@ -155,14 +107,41 @@ bool append_line(std::string& out, schemas::json::Reader& reader, const schemas:
         out.push_back('}');
     }
     out.append("]}");
+}
+
+}  // namespace
+
+bool append_line(std::string& out, schemas::json::Reader& reader, const schemas::Stream& stream,
+                 const kafka::Record& record) {
+    if (is_its_own_line(reader, stream, record)) {
+        out.append(*record.value);
+        return false;
+    }
+    out.append(R"({"record":)");
+    schemas::json::append_string(out, stream.name);
+    append_record(out, record);
     return true;
 }
 
+void append_placed_line(std::string& out, const schemas::Stream& stream, const kafka::Record& record,
+                        std::int32_t partitions) {
+    out.append(R"({"record":)");
+    schemas::json::append_string(out, stream.name);
+    out.append(R"(,"position":")").append(std::to_string(record.partition)).append(":");
+    schemas::json::append_integer(out, record.offset);
+    out.append(R"(","partitions":)");
+    schemas::json::append_integer(out, partitions);
+    out.append(R"(,"appended":")");
+    schemas::append_instant(out, record.append_time);
+    out.push_back('"');
+    append_record(out, record);
+}
+
 Result<Line> read_line(std::string_view text, schemas::json::Reader& reader, schemas::Timestamp now) {
-    if (text.starts_with(R"({"record":)")) {
-        const auto envelope = reader.parse(text, kEnvelope);
+    if (schemas::is_envelope(text)) {
+        auto envelope = schemas::read_envelope(reader, text);
         if (!envelope) return envelope.violations();
-        return read_envelope(*envelope);
+        return to_be_produced(*std::move(envelope));
     }
     const auto event = schemas::read_event(reader, text);
     if (!event) return event.violations();

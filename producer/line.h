@@ -4,10 +4,11 @@
 #include "producer/intake.h"
 #include "schemas/catalogue.h"
 #include "schemas/json.h"
+#include "schemas/line.h"
 #include "schemas/result.h"
 
 #include <cstddef>
-#include <optional>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,16 +16,12 @@
 namespace tidemark::producer {
 
 /// A line of an exported file is one record. An event that a line can hold and whose key follows from it is the line,
-/// byte for byte. Any other record, so that it comes back as it was, is an envelope of its bytes in base64:
-///   {"record":"counters","key":"azE=","value":"e30=","headers":[{"name":"traceparent","value":"MDA="}]}
-/// where `record` names the stream, and key or value may be null, a header's value too. A header's name that is no text
-/// stands as `name_base64`. A record of an import is one, too: it says in a header which line of which file it was, and
-/// keeps saying so wherever it goes, so that two records of one line never count twice.
+/// byte for byte. Any other record, so that it comes back as it was, is an envelope of its bytes (see schemas/line.h).
+/// A record of an import is one, too: it says in a header which line of which file it was, and keeps saying so wherever
+/// it goes, so that two records of one line never count twice. And so is every record when the file says where each
+/// stood.
 struct Line {
-    struct Header {
-        std::string name;
-        std::optional<std::string> value;
-    };
+    using Header = schemas::Envelope::Header;
     Destination destination;
     std::string value;
     bool is_envelope = false;
@@ -38,9 +35,13 @@ inline constexpr std::size_t kMostEnvelopeHeaders = kafka::kMaxHeaders - 4;
 /// Appends the record's line, without its end. Returns whether it is an envelope.
 bool append_line(std::string& out, schemas::json::Reader& reader, const schemas::Stream& stream,
                  const kafka::Record& record);
+/// The same as an envelope that says where and when the record stood, in a log of so many partitions.
+void append_placed_line(std::string& out, const schemas::Stream& stream, const kafka::Record& record,
+                        std::int32_t partitions);
 
-/// What a line holds. An event is checked as find_destination does; an envelope is taken as it is, but that a record
-/// without key or value cannot be put on the log by this program.
+/// What a line holds. An event is checked as find_destination does; an envelope is taken as it is, wherever its record
+/// stood, but that a record without key or value cannot be put on the log by this program, nor what is another log's
+/// own.
 schemas::Result<Line> read_line(std::string_view text, schemas::json::Reader& reader, schemas::Timestamp now);
 
 }  // namespace tidemark::producer

@@ -1,5 +1,6 @@
 #include "infra/base/clock.h"
 #include "infra/base/exit_code.h"
+#include "infra/base/input.h"
 #include "infra/base/log.h"
 #include "infra/base/metrics.h"
 #include "infra/base/progress.h"
@@ -18,12 +19,10 @@
 #include "schemas/json.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -70,43 +69,10 @@ struct Options {
     std::string from;
     std::string to;
     std::int64_t partition = -1;
+    bool positions = false;
     std::string kind;
     ConvertOptions converting;
     milliseconds give_up{60'000};
-};
-
-/// What a descriptor says, until the program is told to stop: reading is then an error, also while nothing comes (a
-/// pipe whose writer is silent), for the end was not seen.
-class Input final : public std::streambuf {
-public:
-    Input(int descriptor, const base::Shutdown& shutdown) : descriptor_(descriptor), shutdown_(shutdown) {}
-
-    /// Read so far.
-    [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
-
-protected:
-    int_type underflow() override {
-        constexpr int kLookMilliseconds = 100;  // how soon it is seen that the program is told to stop
-        while (!shutdown_.requested()) {
-            pollfd readable{descriptor_, POLLIN, 0};
-            const int ready = ::poll(&readable, 1, kLookMilliseconds);
-            if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
-            const auto size = ready < 0 ? -1 : ::read(descriptor_, buffer_.data(), buffer_.size());
-            if (size < 0 && errno == EINTR) continue;
-            if (size < 0) throw std::system_error(errno, std::generic_category(), "read");
-            if (size == 0) return traits_type::eof();
-            bytes_ += size;
-            setg(buffer_.data(), buffer_.data(), buffer_.data() + size);
-            return traits_type::to_int_type(buffer_.front());
-        }
-        throw std::runtime_error("told to stop");  // which the stream remembers as bad()
-    }
-
-private:
-    std::int64_t bytes_ = 0;
-    int descriptor_;
-    const base::Shutdown& shutdown_;
-    std::array<char, 65'536> buffer_{};
 };
 
 // Null: another import has the default address, which is no reason to fail this one.
@@ -154,10 +120,10 @@ private:
 /// What an import is of.
 struct Source {
     std::istream& lines;
-    std::string file;             ///< as its records' headers name it; empty: they do not
-    std::uint64_t from = 1;       ///< line
-    std::int64_t bytes = -1;      ///< of a file; -1: nobody knows
-    const Input* read = nullptr;  ///< null: it is over before anybody could look
+    std::string file;                   ///< as its records' headers name it; empty: they do not
+    std::uint64_t from = 1;             ///< line
+    std::int64_t bytes = -1;            ///< of a file; -1: nobody knows
+    const base::Input* read = nullptr;  ///< null: it is over before anybody could look
 };
 
 // As a shell takes it.
@@ -296,6 +262,7 @@ struct stat status_of(int file) {
 int import_file(const Options& options) {
     start_log(options);
     const base::Shutdown shutdown;
+    const auto stopped = [&shutdown] { return shutdown.requested(); };
     // Never closed: the process ends with the import.
     const int file = options.file == "-" ? STDIN_FILENO : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC);
     if (file < 0) {
@@ -308,7 +275,7 @@ int import_file(const Options& options) {
     const bool is_hashed = has_size && options.file != "-" && options.id.empty();
     std::string hash;
     if (is_hashed) {
-        Input input(file, shutdown);
+        base::Input input(file, stopped);
         std::istream bytes(&input);
         hash = hash_of(bytes);
         if (::lseek(file, 0, SEEK_SET) != 0) throw std::system_error(errno, std::generic_category(), "lseek");
@@ -316,7 +283,7 @@ int import_file(const Options& options) {
         std::istringstream name(options.id);
         hash = hash_of(name);
     }
-    Input input(file, shutdown);
+    base::Input input(file, stopped);
     std::istream lines(&input);
     const Source source{lines, hash, static_cast<std::uint64_t>(options.from_line),
                         has_size && options.file != "-" ? static_cast<std::int64_t>(before.st_size) : -1, &input};
@@ -406,6 +373,7 @@ int export_file(const Options& options) {
     if (options.partition >= 0) exporting.partition = static_cast<std::int32_t>(options.partition);
     exporting.from = *read_bound(options.from);
     exporting.to = *read_bound(options.to);
+    exporting.positions = options.positions;
     exporting.cancelled = [&shutdown] { return shutdown.requested(); };
     const base::SystemClock clock;
     ExportReport report;
@@ -421,7 +389,7 @@ int export_file(const Options& options) {
         report = export_events(exporting, options.output == "-" ? std::cout : file);
     }
     std::cerr << report.lines << " records of " << options.stream << " written";
-    if (report.envelopes > 0)
+    if (report.envelopes > 0 && !options.positions)
         std::cerr << ", " << report.envelopes
                   << " of them as envelopes, for they are no events under their entity's key";
     if (report.left_out > 0) std::cerr << "; " << report.left_out << " of the log's own left out";
@@ -545,10 +513,15 @@ int main(int argc, char** argv) {
                          "First record that is left out, likewise; default: the log's end as it is now.");
             command.number("partition", options.partition, -1, 1'000'000,
                            "Just this one; -1: all, one after the other.");
+            command.flag("positions", options.positions,
+                         "Let each line say where and when its record stood, and write the log's own records too, for "
+                         "`tidemark-consumer replay --from-file`.");
             command.example("counters --output counters.ndjson", "All of it.");
             command.example("counters --from 2026-11-20T10:00:00Z --to 2026-11-20T11:00:00Z",
                             "What was appended then.");
             command.example("counters --partition 2 --from 1000 --to 2000", "Those offsets.");
+            command.example("counters --from 2026-11-20T10:00:00Z --positions > case.ndjson",
+                            "An incident, to be folded again just as it was.");
             command.check([&] { return check_export(options); });
         });
     settings.command(

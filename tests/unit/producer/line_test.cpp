@@ -142,3 +142,36 @@ TEST_CASE("an event that is too far ahead is no line to be imported, though it m
     CHECK(line_of("k1", late) == late);
     CHECK_FALSE(read(late));
 }
+
+TEST_CASE("a record with its place is an envelope that comes back as the record alone") {
+    using namespace std::chrono;
+    const auto record = tests::FakeSource::record_of(
+        3, tests::FakeLog::Entry{117, schemas::Timestamp(1'800'000'000'123ms), "k1", kEvent, {{"a", "1"}}});
+    std::string text;
+    append_placed_line(text, *schemas::find_stream("counters"), record, 4);
+    CHECK(text.find(R"({"record":"counters","position":"3:117","partitions":4,"appended":"2027-01-15T08:00:00.123Z",)"
+                    R"("key":"azE=","value":")") == 0);
+    const auto line = read(text);
+    REQUIRE(line);
+    CHECK(line->value == kEvent);
+    CHECK(line->destination.key == "k1");
+    CHECK(line->is_envelope);
+    CHECK(line->headers.size() == 1);
+}
+
+TEST_CASE("what is another log's own is not put on this one") {
+    const auto placed = [](std::int64_t offset, const std::string& value) {
+        const auto record = tests::FakeSource::record_of(0, tests::FakeLog::Entry{offset, {}, "k1", value, {}});
+        std::string text;
+        append_placed_line(text, *schemas::find_stream("counters"), record, 4);
+        const auto line = read(text);
+        return line ? std::string() : describe(line.violations());
+    };
+    const std::string begin = R"({"specversion":"1.0","id":"1","source":"s","type":"tidemark.)";
+    const auto identity = begin + R"(log.created.v1","data":{"uuid":"u"}})";
+    CHECK(placed(0, identity) == "/value: is the identity of another log");
+    // Anywhere else it was a dead letter, and is one again.
+    CHECK(placed(1, identity).empty());
+    CHECK(placed(1, begin + R"(dead_letter.discarded.v1","data":{"offset":0}})")
+              .find("/value: is a decision about a dead letter of another log") == 0);
+}
