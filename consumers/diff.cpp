@@ -1,5 +1,6 @@
 #include "consumers/diff.h"
 
+#include "consumers/digest.h"
 #include "consumers/standstill.h"
 #include "infra/base/progress.h"
 #include "schemas/event.h"
@@ -7,6 +8,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cinttypes>
+#include <cstdio>
 #include <iomanip>
 #include <iterator>
 #include <map>
@@ -102,6 +105,31 @@ struct Shapes {
     std::optional<Shape> live;
     std::optional<Shape> other;
 };
+
+// What is compared of all tables of both schemas, by name.
+std::map<std::string, Shapes> read_shapes(pg::Transaction& tx, const std::string& live, const std::string& other) {
+    pg::Params schemas;
+    schemas.add(live).add(other);
+    const auto rows = tx.run(kColumns, schemas);
+    std::map<std::string, Shapes> found;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+        const std::string table(rows.text(row, 0));
+        auto& shapes = found[table];
+        auto& shape = rows.boolean(row, 1) ? shapes.live : shapes.other;
+        if (!shape) shape.emplace();
+        Column column;
+        column.name = rows.text(row, 2);
+        column.type = rows.text(row, 3);
+        column.is_number = rows.boolean(row, 4);
+        column.has_equality = rows.boolean(row, 5);
+        if (rows.cell(row, 6)) column.place = rows.integer(row, 6);
+        if (table == "offsets" &&
+            std::find(kNotCompared.begin(), kNotCompared.end(), column.name) != kNotCompared.end())
+            continue;
+        shape->columns.push_back(std::move(column));
+    }
+    return found;
+}
 
 // A column of both sides.
 struct Common {
@@ -265,7 +293,7 @@ public:
 
     std::vector<Table> run() {
         std::vector<Table> tables;
-        for (const auto& [name, shapes] : read_shapes()) {
+        for (const auto& [name, shapes] : read_shapes(tx_, live_.schema, other_.schema)) {
             if (options_.cancelled()) throw std::runtime_error("the comparison was stopped");
             tables.push_back(compare_table(name, shapes));
         }
@@ -273,30 +301,6 @@ public:
     }
 
 private:
-    std::map<std::string, Shapes> read_shapes() {
-        pg::Params schemas;
-        schemas.add(live_.schema).add(other_.schema);
-        const auto rows = tx_.run(kColumns, schemas);
-        std::map<std::string, Shapes> found;
-        for (std::size_t row = 0; row < rows.size(); ++row) {
-            const std::string table(rows.text(row, 0));
-            auto& shapes = found[table];
-            auto& shape = rows.boolean(row, 1) ? shapes.live : shapes.other;
-            if (!shape) shape.emplace();
-            Column column;
-            column.name = rows.text(row, 2);
-            column.type = rows.text(row, 3);
-            column.is_number = rows.boolean(row, 4);
-            column.has_equality = rows.boolean(row, 5);
-            if (rows.cell(row, 6)) column.place = rows.integer(row, 6);
-            if (table == "offsets" &&
-                std::find(kNotCompared.begin(), kNotCompared.end(), column.name) != kNotCompared.end())
-                continue;
-            shape->columns.push_back(std::move(column));
-        }
-        return found;
-    }
-
     Table compare_table(const std::string& name, const Shapes& shapes) {
         Table table;
         table.name = name;
@@ -514,6 +518,34 @@ std::int64_t Diff::differing() const noexcept {
     for (const auto& table : tables)
         rows += table.differing();
     return rows;
+}
+
+std::string digest_of(pg::Transaction& tx, const Generation& generation) {
+    constexpr const char* kModulus = "18446744073709551616";
+    std::string all;
+    for (auto& [table, shapes] : read_shapes(tx, generation.schema, generation.schema)) {
+        auto columns = shapes.live->columns;
+        // A table that was altered has them in another order.
+        std::sort(columns.begin(), columns.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+        std::vector<std::string> names;
+        std::vector<std::string> cells;
+        for (const auto& column : columns) {
+            const auto cell = "r." + pg::quote_identifier(column.name) + "::text";
+            names.push_back(column.name);
+            // With its length, so that no two rows are written alike.
+            cells.push_back("coalesce(length(" + cell + ") || ':' || " + cell + ", '-')");
+        }
+        const auto word = "('x' || encode(substr(sha256(convert_to(" + joined(cells, " || ") +
+                          ", 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric";
+        const auto rows = tx.run_script("select count(*), mod(mod(coalesce(sum(" + word + "), 0), " + kModulus +
+                                        ") + " + kModulus + ", " + kModulus + ")::text from " +
+                                        source(generation.schema, table, *shapes.live, "'-infinity'") + " r");
+        all += table + "(" + joined(names, ",") + ") " + std::string(rows.text(0, 0)) + " " +
+               std::string(rows.text(0, 1)) + "\n";
+    }
+    std::array<char, 17> hex{};
+    std::snprintf(hex.data(), hex.size(), "%016" PRIx64, weights_of(all).first);
+    return hex.data();
 }
 
 Diff compare(const DiffOptions& options, const Generation& live, const Generation& other) {

@@ -84,6 +84,10 @@ struct Diff {
 /// meanwhile; pg::Error; std::runtime_error when cancelled.
 Diff compare(const DiffOptions& options, const Generation& live, const Generation& other);
 
+/// All rows of a generation's tables, as compare() takes them, as 16 hex digits: another value, row, table or column is
+/// another digest. Neither the order of rows nor the generation's number or place is in it. Throws pg::Error.
+std::string digest_of(pg::Transaction& tx, const Generation& generation);
+
 enum class DiffFormat : std::uint8_t {
     /// For people: long values are cut, and none can move their terminal's cursor.
     table,

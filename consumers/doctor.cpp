@@ -255,6 +255,12 @@ private:
                 add(Severity::warning, "replay_unfinished", subject, "nobody goes on building it",
                     "tidemark-consumer replay " + stream + ", or tidemark-consumer drop " + stream + " " + number);
             }
+        } else if (generation.role == Role::scratch) {
+            add(Severity::info, "scratch", subject,
+                "it was folded from a file, at " + schemas::format_instant(generation.created_at) +
+                    ": nobody reads it, and nobody keeps it up to date",
+                "nothing, while it is looked at or folded; then tidemark-consumer drop " + stream + " " + number);
+            return;  // it may be gone the next moment
         } else if (!folded && generation.role == Role::live) {
             add(Severity::error, "not_folded", subject,
                 "no consumer of fingerprint " + generation.fingerprint + " tells of itself: what is read grows old",

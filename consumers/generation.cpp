@@ -30,10 +30,13 @@ select instance, state from tidemark.consumers
 where stream = $1 and generation = $2 and heartbeat_at > now() - interval '10 seconds'
 order by instance)"};
 
+constexpr pg::Statement kNextNumber{"generations_next_number", R"(
+update tidemark.streams set last_generation = last_generation + 1 where name = $1 returning last_generation)"};
+
 constexpr pg::Statement kRegister{"generations_register", R"(
 insert into tidemark.generations (stream, generation, schema_name, fingerprint, status) values ($1, $2, $3, $4, $5))"};
 
-constexpr std::string_view kRoles[] = {"building", "candidate", "live", "retired"};
+constexpr std::string_view kRoles[] = {"building", "candidate", "live", "retired", "scratch"};
 
 Role read_role(std::string_view text) {
     const auto* const found = std::find(std::begin(kRoles), std::end(kRoles), text);
@@ -121,6 +124,17 @@ std::optional<schemas::Timestamp> find_windows_from(pg::Connection& connection, 
     const auto sql = "select (extract(epoch from " + windows_from_of(schema) + ") * 1000000)::bigint";
     const auto rows = connection.run(pg::Statement{name.c_str(), sql.c_str()});
     return rows.cell(0, 0) ? std::optional(rows.instant(0, 0)) : std::nullopt;
+}
+
+int next_generation(pg::Transaction& tx, const Projection& projection) {
+    pg::Params params;
+    params.add(projection.stream().name);
+    const auto rows = tx.run(kNextNumber, params);
+    if (rows.empty()) {
+        throw Refused("stream " + std::string(projection.stream().name) +
+                      " has no tables: run `tidemark-consumer migrate` first");
+    }
+    return static_cast<int>(rows.integer(0, 0));
 }
 
 void create_generation(pg::Transaction& tx, const Projection& projection, int generation, std::string_view schema,

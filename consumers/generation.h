@@ -34,12 +34,13 @@ struct Target {
 };
 
 /// What a generation is there for. Consumers of its fingerprint fold it whatever it is, but for a building one, which
-/// is its replay's.
+/// is its replay's, and a scratch, which is of a file and not of the log.
 enum class Role : std::uint8_t {
     building,   ///< being folded from the log's start
     candidate,  ///< has caught up with the live one, never beyond it; nobody reads it yet
     live,       ///< the one that is read
     retired,    ///< was live; kept like a candidate, so that it can be live again
+    scratch,    ///< folded from a file, to be looked at and dropped; never anything else
 };
 std::string_view to_string(Role role) noexcept;
 
@@ -88,6 +89,10 @@ std::vector<std::int64_t> find_progress(pg::Connection& connection, std::string_
 std::string windows_from_of(std::string_view schema);
 /// The same as it is now. Throws pg::Error.
 std::optional<schemas::Timestamp> find_windows_from(pg::Connection& connection, std::string_view schema);
+
+/// A number that no generation of the stream has ever had; nobody else gets one before `tx` ends. Throws Refused when
+/// the stream is not registered, pg::Error.
+int next_generation(pg::Transaction& tx, const Projection& projection);
 
 /// Makes the schema of a generation with its tables, views, offset rows and rights, and registers it; within `tx`, so
 /// all of it or nothing. `partitions` offset rows start at 0. Run under the owner's rights.

@@ -77,7 +77,7 @@ void Lanes::follow(const std::vector<Generation>& registered) {
     const auto now = clock_.steady();
     std::set<Key> wanted;
     for (const auto& one : registered) {
-        if (one.role == Role::building || !one.is_of_this_program()) continue;
+        if (one.role == Role::building || one.role == Role::scratch || !one.is_of_this_program()) continue;
         Key key{one.target.projection->stream().name, one.target.generation};
         wanted.insert(key);
         if (lanes_.contains(key)) continue;

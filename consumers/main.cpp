@@ -30,6 +30,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -81,6 +82,9 @@ struct Options {
     bool dry_run = false;
     std::string edit;
     std::string note;
+    std::string from_file;
+    std::string expect;
+    bool keep = false;
     milliseconds timeout{30'000};
 };
 
@@ -307,6 +311,9 @@ OperateOptions operate_options(const Options& options, const base::Shutdown& shu
     operate.dry_run = options.dry_run;
     operate.edit = options.edit;
     operate.note = options.note;
+    operate.file = options.from_file;
+    operate.expect = options.expect;
+    operate.keep = options.keep;
     if (!options.generation.empty()) operate.generation = std::stoll(options.generation);
     operate.timeout = options.timeout;
     operate.cancelled = [&shutdown] { return shutdown.requested(); };
@@ -478,7 +485,31 @@ int main(int argc, char** argv) {
     settings.command(
         "replay", "Fold a stream's log from its start into a new generation beside the live one; run again, it goes on",
         operate([](const OperateOptions& given, std::ostream& out) { return run_replay(given, out, std::cerr); }),
-        stream);
+        [&](base::Settings& command) {
+            stream(command);
+            command.text("from-file", options.from_file,
+                         "Fold this file's records instead (- is standard input), as `tidemark-producer export "
+                         "--positions` writes them, into tables of their own, say what they came to, and drop them.");
+            command.text("expect", options.expect,
+                         "The digest that the file came to before: exit 1 when it is another one now.");
+            command.flag("keep", options.keep, "Leave the file's tables there, to be looked at; `drop` ends them.");
+            command.example("counters", "The whole log, to be compared and promoted.");
+            command.example("counters --from-file case.ndjson", "An incident: what it comes to, and its digest.");
+            command.example("counters --from-file case.ndjson --expect 41-1-1-8c8b1d3f0a9e2b67",
+                            "The incident as a test: exit 1 when the fold says something else.");
+            command.check([&] {
+                std::vector<std::string> wrong;
+                for (const auto& [name, is_there] :
+                     {std::pair("expect", !options.expect.empty()), {"keep", options.keep}}) {
+                    if (is_there && options.from_file.empty())
+                        wrong.push_back(std::string(name) + ": is for a file, give --from-file");
+                }
+                static const std::regex digest("[0-9]+-[0-9]+-[0-9]+-[0-9a-f]{16}");
+                if (!options.expect.empty() && !std::regex_match(options.expect, digest))
+                    wrong.push_back("expect: not a digest: " + options.expect + ", e.g. 41-1-1-8c8b1d3f0a9e2b67");
+                return wrong;
+            });
+        });
     settings.command("generations", "Show a stream's generations: role, fingerprint, how far, who folds them",
                      operate(show_generations), stream);
     settings.command("diff", "Compare the live generation with another at the same offsets; exit 1 when they differ",

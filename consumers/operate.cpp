@@ -4,14 +4,22 @@
 #include "consumers/diff.h"
 #include "consumers/projections.h"
 #include "consumers/replay.h"
+#include "consumers/scratch.h"
 #include "consumers/swap.h"
 #include "consumers/verify.h"
+#include "infra/base/input.h"
 #include "infra/base/progress.h"
 #include "schemas/dead_letter.h"
 #include "schemas/instant.h"
 #include "schemas/json.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
@@ -56,10 +64,17 @@ Generation live_of(const OperateOptions& options, const Projection& projection) 
 struct Line {
     Generation generation;
     std::int64_t records = 0;
-    std::int64_t behind = 0;  // of the live one, in records
+    std::optional<std::int64_t> behind;  // of the live one, in records; nullopt: it does not follow it
     std::int64_t dead_letters = 0;
     std::vector<Folder> folders;  // by instance
 };
+
+// Its records may begin anywhere.
+std::int64_t sum_of_first_offsets(pg::Connection& connection, const Generation& scratch) {
+    const auto name = "generations_first_offsets_" + scratch.schema;
+    const auto sql = "select sum(first_offset)::bigint from " + pg::quote_identifier(scratch.schema, "offsets");
+    return connection.run(pg::Statement{name.c_str(), sql.c_str()}).integer(0, 0);
+}
 
 // As long as no swap comes in between; nullopt otherwise.
 std::optional<std::vector<Line>> try_gather(pg::Connection& connection, const Projection& projection) {
@@ -71,6 +86,7 @@ std::optional<std::vector<Line>> try_gather(pg::Connection& connection, const Pr
         Line line;
         const auto progress = find_progress(connection, generation.schema);
         line.records = std::accumulate(progress.begin(), progress.end(), std::int64_t{0});
+        if (generation.role == Role::scratch) line.records -= sum_of_first_offsets(connection, generation);
         if (generation.role == Role::live) live = line.records;
         const auto name = "generations_dead_letters_" + generation.schema;
         const auto sql = "select count(*) from " + pg::quote_identifier(generation.schema, "dead_letters") +
@@ -80,8 +96,9 @@ std::optional<std::vector<Line>> try_gather(pg::Connection& connection, const Pr
         line.generation = std::move(generation);
         lines.push_back(std::move(line));
     }
-    for (auto& line : lines)
-        line.behind = std::max<std::int64_t>(0, live - line.records);
+    for (auto& line : lines) {
+        if (line.generation.role != Role::scratch) line.behind = std::max<std::int64_t>(0, live - line.records);
+    }
     for (const auto& now : find_generations(connection, projection)) {
         if (now.swaps != swaps) return std::nullopt;
     }
@@ -110,8 +127,8 @@ void write_table(const std::vector<Line>& lines, std::ostream& out) {
         const auto& generation = line.generation;
         out << std::right << std::setw(3) << generation.target.generation << "  " << std::left << std::setw(10)
             << to_string(generation.role) << std::setw(16) << generation.fingerprint << std::right << std::setw(15)
-            << with_commas(line.records) << std::setw(15) << with_commas(line.behind) << std::setw(14)
-            << with_commas(line.dead_letters) << "  " << std::left << std::setw(28)
+            << with_commas(line.records) << std::setw(15) << (line.behind ? with_commas(*line.behind) : "-")
+            << std::setw(14) << with_commas(line.dead_letters) << "  " << std::left << std::setw(28)
             << schemas::format_instant(generation.created_at) << (line.folders.empty() ? "(nobody)" : "");
         for (const auto& folder : line.folders)
             out << (&folder == &line.folders.front() ? "" : " ") << folder.instance;
@@ -133,8 +150,9 @@ void write_json(const std::string& stream, const std::vector<Line>& lines, std::
         append_string(json, generation.schema);
         json += ",\"fingerprint\":";
         append_string(json, generation.fingerprint);
-        json += ",\"records\":" + std::to_string(line.records) + ",\"behind\":" + std::to_string(line.behind) +
-                ",\"deadLetters\":" + std::to_string(line.dead_letters) + ",\"createdAt\":";
+        json += ",\"records\":" + std::to_string(line.records);
+        if (line.behind) json += ",\"behind\":" + std::to_string(*line.behind);
+        json += ",\"deadLetters\":" + std::to_string(line.dead_letters) + ",\"createdAt\":";
         append_string(json, schemas::format_instant(generation.created_at));
         if (generation.retired_at) {
             json += ",\"retiredAt\":";
@@ -213,7 +231,116 @@ int show_generations(const OperateOptions& options, std::ostream& out) {
     return base::kDone;
 }
 
+namespace {
+
+// Never closed: the process ends with what it was opened for.
+int open_file(const std::string& path) {
+    if (path == "-") return STDIN_FILENO;
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) throw Refused(path + " cannot be read: " + std::strerror(errno));
+    return file;
+}
+
+// -1: nobody knows.
+std::int64_t size_of(int file) {
+    struct stat status {};
+    return ::fstat(file, &status) == 0 && S_ISREG(status.st_mode) ? static_cast<std::int64_t>(status.st_size) : -1;
+}
+
+void write_scratch_json(const OperateOptions& options, const ScratchReport& report, std::ostream& out) {
+    using schemas::json::append_string;
+    std::string json = "{\"stream\":";
+    append_string(json, options.stream);
+    json += ",\"complete\":" + std::string(report.complete ? "true" : "false");
+    if (report.complete && options.keep) {
+        json += ",\"generation\":" + std::to_string(report.generation) + ",\"schema\":";
+        append_string(json, report.schema);
+    }
+    json += ",\"records\":" + std::to_string(report.records) +
+            ",\"skipped\":" + std::to_string(report.of_other_streams + report.decisions) +
+            ",\"applied\":" + std::to_string(report.applied) + ",\"duplicates\":" + std::to_string(report.duplicates) +
+            ",\"parked\":{";
+    for (const auto& [reason, count] : report.parked) {
+        if (json.back() != '{') json += ',';
+        append_string(json, reason);
+        json += ":" + std::to_string(count);
+    }
+    json += "}";
+    if (report.complete) {
+        json += ",\"digest\":";
+        append_string(json, report.digest);
+        if (!options.expect.empty()) {
+            json += ",\"expected\":";
+            append_string(json, options.expect);
+            json += ",\"equal\":" + std::string(report.digest == options.expect ? "true" : "false");
+        }
+    }
+    out << json << "}\n";
+}
+
+void write_scratch_text(const OperateOptions& options, const ScratchReport& report, std::ostream& out) {
+    if (!report.complete) {
+        out << "stopped after " << with_commas(report.records) << " records; nothing of it is left\n";
+        return;
+    }
+    out << with_commas(report.records) << " records: " << with_commas(report.applied) << " applied, "
+        << with_commas(report.duplicates) << " duplicates, " << with_commas(report.all_parked()) << " parked";
+    for (const auto& [reason, count] : report.parked)
+        out << (reason == report.parked.begin()->first ? " (" : ", ") << with_commas(count) << ' ' << reason;
+    out << (report.parked.empty() ? "\n" : ")\n");
+    if (report.of_other_streams > 0) out << with_commas(report.of_other_streams) << " lines of other streams skipped\n";
+    if (report.decisions > 0) {
+        out << with_commas(report.decisions)
+            << " decisions about dead letters skipped: the file does not say where its records stood\n";
+    }
+    if (options.keep) {
+        const auto number = std::to_string(report.generation);
+        out << "generation " << number << " keeps the tables, in schema " << report.schema
+            << ", until tidemark-consumer drop " << options.stream << ' ' << number << '\n';
+    }
+    if (!options.expect.empty()) {
+        const bool is_equal = report.digest == options.expect;
+        out << "expected " << options.expect << (is_equal ? ": equal\n" : ": it differs\n");
+    }
+    out << "digest " << report.digest << '\n';
+}
+
+int replay_file(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
+    const auto& projection = projection_of(options.stream);
+    const base::SystemClock clock;
+    const auto began = clock.steady();
+    const int file = open_file(options.file);
+    base::Input input(file, options.cancelled);
+    std::istream lines(&input);
+    ScratchOptions folding;
+    folding.owner_dsn = options.owner_dsn;
+    folding.keep = options.keep;
+    folding.cancelled = options.cancelled;
+    ScratchReport report;
+    {
+        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(), "replay " + options.file,
+                              "bytes");
+        folding.on_progress = [&, size = size_of(file)](const ScratchReport& seen) {
+            const std::chrono::duration<double> took = clock.steady() - began;
+            const auto parked = seen.all_parked();
+            bar.show({.done = input.bytes(),
+                      .total = size,
+                      .rate = static_cast<double>(input.bytes()) / std::max(took.count(), 1e-3),
+                      .note = with_commas(seen.records) + " records" +
+                              (parked == 0 ? "" : ", " + with_commas(parked) + " parked")},
+                     clock.steady());
+        };
+        report = fold_file(folding, projection, lines);
+    }
+    options.json() ? write_scratch_json(options, report, out) : write_scratch_text(options, report, out);
+    const bool is_as_expected = options.expect.empty() || options.expect == report.digest;
+    return report.complete && is_as_expected ? base::kDone : base::kFailed;
+}
+
+}  // namespace
+
 int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
+    if (!options.file.empty()) return replay_file(options, out, progress);
     const auto& projection = projection_of(options.stream);
     const base::SystemClock clock;
     const auto what = "replay " + options.stream;
@@ -284,6 +411,7 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
         throw Refused("stream " + options.stream + " has no generation " + std::to_string(options.generation) +
                       ": see `tidemark-consumer generations " + options.stream + "`");
     }
+    refuse_scratch(*generation);
     VerifyOptions verifying;
     verifying.dsn = options.owner_dsn;
     verifying.brokers = options.lane.brokers;

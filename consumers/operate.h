@@ -31,6 +31,9 @@ struct OperateOptions {
     bool dry_run = false;
     std::string edit{};  ///< a file's path; empty: none
     std::string note{};
+    std::string file{};    ///< to be folded instead of the log; "-" is standard input
+    std::string expect{};  ///< the digest that it should come to; empty: none
+    bool keep = false;     ///< leave its tables there
     std::chrono::milliseconds timeout{30'000};
     std::function<bool()> cancelled = [] { return false; };
 
@@ -39,7 +42,9 @@ struct OperateOptions {
 
 /// Every generation: role, fingerprint, how far it is, who folds it.
 int show_generations(const OperateOptions& options, std::ostream& out);
-/// Folds the log from its start into a generation beside the live one. kFailed: stopped before it had caught up.
+/// Folds the log from its start into a generation beside the live one. kFailed: stopped before it had caught up. Of a
+/// `file` instead, into a scratch that is dropped unless it is to be kept, and says what it came to. kFailed: that is
+/// not what was expected, or it was stopped.
 int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// What another generation has differently. kFailed: more than `max_diff` rows.
 int show_diff(const OperateOptions& options, std::ostream& out);

@@ -31,9 +31,6 @@ select exists (select 1 from pg_locks
                where locktype = 'advisory' and classid = 7433216 and objid::bigint = (hashtext($1)::bigint & 4294967295)
                  and database = (select oid from pg_database where datname = current_database())))"};
 
-constexpr pg::Statement kNextNumber{"replay_next_number", R"(
-update tidemark.streams set last_generation = last_generation + 1 where name = $1 returning last_generation)"};
-
 constexpr pg::Statement kCaughtUp{"replay_caught_up", R"(
 update tidemark.generations set status = 'candidate' where stream = $1 and generation = $2 and status = 'building')"};
 
@@ -117,11 +114,9 @@ Generation find_or_create(pg::Connection& connection, const Projection& projecti
         }
         return std::move(one);
     }
-    pg::Params params;
-    params.add(stream);
     auto made = live;
     auto tx = connection.begin();
-    made.target.generation = static_cast<int>(tx.run(kNextNumber, params).integer(0, 0));
+    made.target.generation = next_generation(tx, projection);
     made.schema = stream + "_" + std::to_string(made.target.generation);
     made.fingerprint = projection.fingerprint();
     made.role = Role::building;

@@ -78,6 +78,15 @@ void check_is_folded(pg::Connection& connection, const Generation& generation, m
     }
 }
 
+void refuse_scratch(const Generation& generation) {
+    if (generation.role != Role::scratch) return;
+    const auto stream = name_of(generation);
+    const auto number = number_of(generation);
+    throw Refused("generation " + number + " of " + stream +
+                  " is a scratch, folded from a file and not from the log: it is there to be looked at, in schema " +
+                  generation.schema + ", and to be dropped: `tidemark-consumer drop " + stream + " " + number + "`");
+}
+
 Pair choose_pair(pg::Connection& connection, const Projection& projection, Choice choice, std::int64_t wanted) {
     const std::string stream(projection.stream().name);
     auto all = find_generations(connection, projection);
@@ -90,6 +99,8 @@ Pair choose_pair(pg::Connection& connection, const Projection& projection, Choic
             live = &one;
         } else if (wanted != 0) {
             if (one.target.generation == wanted) chosen = &one;
+        } else if (one.role == Role::scratch) {
+            continue;
         } else if (one.role == Role::retired) {
             if (previous == nullptr || one.retired_at > previous->retired_at) previous = &one;
         } else if (choice != Choice::retired) {
@@ -113,6 +124,7 @@ Pair choose_pair(pg::Connection& connection, const Projection& projection, Choic
                                 " has no generation beside the live one: make one with `tidemark-consumer replay " +
                                 stream + "`");
     }
+    refuse_scratch(*chosen);
     if (chosen->role == Role::building) {
         throw Refused("generation " + number_of(*chosen) + " of " + stream +
                       " has not caught up yet: let `tidemark-consumer replay " + stream +

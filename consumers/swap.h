@@ -22,8 +22,10 @@ enum class Choice : std::uint8_t {
     retired,               ///< what was live before
 };
 /// The live generation and the one chosen, or that of number `wanted` unless that is 0. Throws Refused when there is
-/// none, when several candidates leave open which, or when it is still being built.
+/// none, when several candidates leave open which, or when it is a scratch or still being built.
 Pair choose_pair(pg::Connection& connection, const Projection& projection, Choice choice, std::int64_t wanted);
+/// Throws Refused when it is a scratch, which is of no log and so has nothing in common with any other.
+void refuse_scratch(const Generation& generation);
 /// Throws Refused when no consumer tells, within `patience`, that it folds the generation.
 void check_is_folded(pg::Connection& connection, const Generation& generation, std::chrono::milliseconds patience);
 

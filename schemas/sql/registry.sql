@@ -18,13 +18,13 @@ create table if not exists tidemark.streams (
 -- A generation is one set of tables folded from the log's start. Exactly one of a stream is read, the live one; it stands in the
 -- schema named like the stream, the others in <stream>_<generation>. `replay` folds a building one until it has caught up with the
 -- live one; from then on consumers of its fingerprint keep it up to date, whether it is a candidate that nobody has read yet or
--- retired, i.e. was live before.
+-- retired, i.e. was live before. A scratch is folded from a file instead, once, and stays what it is until it is dropped.
 create table if not exists tidemark.generations (
     stream      text not null references tidemark.streams (name),
     generation  integer not null,
     schema_name text not null unique,
     fingerprint text not null,
-    status      text not null check (status in ('building', 'candidate', 'live', 'retired')),
+    status      text not null check (status in ('building', 'candidate', 'live', 'retired', 'scratch')),
     created_at  timestamptz not null default now(),
     retired_at  timestamptz,
     primary key (stream, generation)
@@ -72,12 +72,16 @@ do $$ begin
         alter table tidemark.streams add column last_generation integer not null default 1;
         alter table tidemark.streams add column swaps bigint not null default 0;
         alter table tidemark.generations add column retired_at timestamptz;
-        alter table tidemark.generations drop constraint generations_status_check;
-        alter table tidemark.generations add constraint generations_status_check
-            check (status in ('building', 'candidate', 'live', 'retired'));
         alter table tidemark.consumers add column generation integer not null default 1;
         alter table tidemark.consumers drop constraint consumers_pkey;
         alter table tidemark.consumers add primary key (instance, stream, generation);
+    end if;
+    if not exists (select 1 from pg_constraint
+                   where conrelid = 'tidemark.generations'::regclass and conname = 'generations_status_check'
+                     and pg_get_constraintdef(oid) like '%scratch%') then
+        alter table tidemark.generations drop constraint generations_status_check;
+        alter table tidemark.generations add constraint generations_status_check
+            check (status in ('building', 'candidate', 'live', 'retired', 'scratch'));
     end if;
 end $$;
 

@@ -152,6 +152,22 @@ def test_a_poison_event(own: Tidemark, here: Path) -> None:
     assert own.query("select status from counters.dead_letters order by key") == [("redriven",), ("discarded",)]
 
 
+def test_turn_an_incident_into_a_test(own: Tidemark, here: Path) -> None:
+    own.start_consumer()
+    fill(own, 500)
+    own.settle("counters")
+    right = _total(own)
+    export, fold, keep, drop, expect, changed = _recipe("Turn an incident into a test").steps
+    export.run(own, SINCE="2020-01-01T00:00:00Z", UNTIL="2100-01-01T00:00:00Z")
+    digest = fold.run(own).splitlines()[-1].removeprefix("digest ")
+    [number] = re.findall(r"generation (\d+) keeps the tables, in schema counters_\1", keep.run(own))
+    assert own.query(f"select sum(value), sum(count) from counters_{number}.totals")[0] == right
+    drop.run(own, GENERATION=number)
+    for step in (expect, changed):
+        assert f"expected {digest}" in step.run(own, DIGEST=digest)
+    assert list(generations(own)) == [1] and _total(own) == right
+
+
 def test_a_broker_is_lost(make_tidemark: Callable[..., Tidemark]) -> None:
     own = make_tidemark(nodes=3, replication="3", min_isr="2")
     try:

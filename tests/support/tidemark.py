@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg2
 import requests
@@ -159,11 +159,17 @@ class Tidemark:
 
     def run(self, program: str, *arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
         """Runs a command of `api`, `consumer`, `consumer-next` or `producer` to its end, at most a minute."""
+        return self.pipe(program, subprocess.DEVNULL, *arguments, **settings)
+
+    def pipe(
+        self, program: str, source: IO[str] | int, *arguments: str | Path, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The same with a standard input."""
         name = f"tidemark-{program}"
         return subprocess.run(
             [str(self._binary(name)), *map(str, arguments)],
             env=self._surroundings.settings(name.removesuffix("-next"), **settings),
-            stdin=subprocess.DEVNULL,
+            stdin=source,
             capture_output=True,
             text=True,
             timeout=60,
