@@ -324,7 +324,7 @@ private:
                     fold->keep();
                 }
             }
-            const auto rows = fold->write(tx);
+            const auto rows = fold->write(tx, consumers::WindowsFrom{}).rows;
             tx.commit();
             return rows;
         });
