@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import edge, flushes, lag, machine, peers, report, tuning
+from bench import edge, flushes, lag, machine, peers, replays, report, tuning
 from bench.report import Section
 from bench.world import Worlds, Wrong
 from stack.postgres import binaries
@@ -34,6 +34,8 @@ _measures: dict[str, Measure] = {
     "express": peers.express,
     "flush": flushes.flush,
     "lag": lag.lag,
+    "replay": replays.replay,
+    "growth": replays.growth,
     "linger": tuning.linger,
     "partitions": tuning.partitions,
     "idempotence": tuning.idempotence,

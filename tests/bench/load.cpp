@@ -8,6 +8,10 @@
 //
 // Without --rate the loop is closed: each connection sends when it has been answered. With it the loop is open: request
 // n is due at start + n / rate, whether or not the server keeps up, and its latency counts from then.
+//
+// With --requests 0 it sends until another line comes on standard input. --method GET reads the counters instead.
+// --trace FILE gets three doubles for each request: when its answer came, in seconds since the epoch; its latency in
+// microseconds; and how old the answer said that it was (Data-As-Of), in seconds, NaN where it said nothing.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -24,9 +28,12 @@
 #include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
 #include <deque>
 #include <map>
 #include <stdexcept>
@@ -50,6 +57,8 @@ struct Plan {
     std::uint64_t warm = 0;
     std::uint64_t requests = 0;
     double rate = 0;
+    bool reads = false;
+    std::string trace;
 };
 
 [[noreturn]] void fail(const std::string& what) {
@@ -90,6 +99,11 @@ Plan read_plan(int argc, char** argv) {
             plan.requests = to_number<std::uint64_t>(value);
         } else if (name == "--rate") {
             plan.rate = to_number<double>(value);
+        } else if (name == "--method") {
+            if (value != "GET" && value != "POST") throw std::invalid_argument("not a method: " + value);
+            plan.reads = value == "GET";
+        } else if (name == "--trace") {
+            plan.trace = value;
         } else {
             throw std::invalid_argument("unknown option " + std::string(name));
         }
@@ -112,6 +126,11 @@ public:
     explicit Load(const Plan& plan) : plan_(plan), connections_(plan.connections) {
         requests_.reserve(plan.keys);
         for (std::uint64_t key = 0; key < plan.keys; ++key) {
+            if (plan.reads) {
+                requests_.push_back("GET /counters/" + plan.prefix + std::to_string(key) +
+                                    " HTTP/1.1\r\nHost: " + plan.address + "\r\n\r\n");
+                continue;
+            }
             const auto body = R"({"key":")" + plan.prefix + std::to_string(key) + R"(","value":1})";
             requests_.push_back("POST " + plan.path + " HTTP/1.1\r\nHost: " + plan.address +
                                 "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
@@ -138,7 +157,13 @@ public:
         std::puts("ready");
         std::fflush(stdout);
         if (std::getchar() == EOF) return;
-        exchange(plan_.requests, plan_.rate);
+        if (!plan_.trace.empty()) {
+            trace_ = std::fopen(plan_.trace.c_str(), "wb");
+            if (trace_ == nullptr) fail("cannot write the trace");
+        }
+        if (plan_.requests == 0) watch(STDIN_FILENO, kStop);
+        exchange(plan_.requests == 0 ? UINT64_MAX : plan_.requests, plan_.rate);
+        if (trace_ != nullptr && std::fclose(trace_) != 0) fail("cannot write the trace");
         print();
         std::fflush(stdout);
         while (std::getchar() != EOF) {
@@ -147,6 +172,7 @@ public:
 
 private:
     static constexpr std::uint64_t kTimer = UINT64_MAX;
+    static constexpr std::uint64_t kStop = UINT64_MAX - 1;
 
     void watch(int fd, std::uint64_t as) const {
         epoll_event event{};
@@ -179,7 +205,7 @@ private:
         answered_ = 0;
         statuses_.clear();
         latencies_.clear();
-        latencies_.reserve(count);
+        latencies_.reserve(std::min<std::uint64_t>(count, 1'000'000));
         idle_.clear();
         for (std::size_t i = 0; i < connections_.size(); ++i)
             idle_.push_back(i);
@@ -198,6 +224,10 @@ private:
                 if (as == kTimer) {
                     std::uint64_t expirations = 0;
                     if (read(timer_, &expirations, sizeof expirations) < 0 && errno != EAGAIN) fail("timer");
+                } else if (as == kStop) {
+                    // Left unread, for run() to see; what is under way is still answered.
+                    if (epoll_ctl(epoll_, EPOLL_CTL_DEL, STDIN_FILENO, nullptr) != 0) fail("epoll_ctl");
+                    wanted_ = sent_;
                 } else {
                     receive(as, now);
                 }
@@ -253,6 +283,11 @@ private:
         statuses_[to_number<int>(bytes.substr(9, 3))] += 1;
         const auto latency = std::chrono::duration_cast<std::chrono::microseconds>(now - connection.due).count();
         latencies_.push_back(static_cast<std::uint32_t>(latency));
+        if (trace_ != nullptr) {
+            const std::chrono::duration<double> at = std::chrono::system_clock::now().time_since_epoch();
+            const std::array<double, 3> line{at.count(), static_cast<double>(latency), age(bytes, at.count())};
+            if (std::fwrite(line.data(), sizeof line, 1, trace_) != 1) fail("cannot write the trace");
+        }
         connection.filled = 0;
         ++answered_;
         idle_.push_back(index);
@@ -274,6 +309,21 @@ private:
         throw std::runtime_error("an answer without Content-Length");
     }
 
+    /// In seconds, by Data-As-Of, which is an instant of UTC.
+    static double age(std::string_view answer, double now) {
+        constexpr std::string_view kAsOf = "data-as-of:";
+        const auto head = answer.find("\r\n\r\n");
+        for (std::size_t at = answer.find("\r\n") + 2; at < head + 2; at = answer.find("\r\n", at) + 2) {
+            if (strncasecmp(answer.data() + at, kAsOf.data(), kAsOf.size()) != 0) continue;
+            const std::string text(answer.substr(at + kAsOf.size(), answer.find("\r\n", at) - at - kAsOf.size()));
+            std::tm utc{};
+            const char* fraction = strptime(text.c_str(), " %Y-%m-%dT%H:%M:%S", &utc);
+            if (fraction == nullptr) throw std::runtime_error("no instant:" + text);
+            return now - static_cast<double>(timegm(&utc)) - std::strtod(fraction, nullptr);
+        }
+        return std::nan("");
+    }
+
     void print() {
         std::sort(latencies_.begin(), latencies_.end());
         const auto at = [this](double share) {
@@ -293,6 +343,7 @@ private:
     const Plan& plan_;
     std::vector<Connection> connections_;
     std::vector<std::string> requests_;
+    std::FILE* trace_ = nullptr;
     std::deque<std::size_t> idle_;
     std::map<int, std::uint64_t> statuses_;
     std::vector<std::uint32_t> latencies_;

@@ -38,10 +38,10 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """What is started inside runs on this core, with all its threads."""
+def on_core(*cores: int) -> Iterator[None]:
+    """What is started inside runs on this core, or on these, with all its threads."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, set(cores))
     try:
         yield
     finally:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import resource
+import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+from confluent_kafka.admin import AdminClient, NewTopic
 
-from bench.machine import OTHER_CORE, SERVER_CORE, cpu_seconds, cpu_seconds_by_thread, on_core, postgres_cpu_seconds
+from bench.machine import (
+    OTHER_CORE,
+    SERVER_CORE,
+    cpu_seconds,
+    cpu_seconds_by_thread,
+    on_core,
+    postgres_cpu_seconds,
+    resident_bytes,
+)
 from stack.kafka import Kafka
 from stack.postgres import Postgres
 from stack.private import jars
@@ -60,14 +73,36 @@ class Sent:
         return sum(self.threads.get(name, 0.0) for name in names) / self.requests * 1e6
 
 
+@dataclass(frozen=True)
+class Ran:
+    """One program that did its work and ended well."""
+
+    said: str
+    seconds: float
+    # CPU seconds of the program, of PostgreSQL and of the broker meanwhile.
+    own: float
+    postgres: float
+    broker: float
+    # Most resident memory, in bytes.
+    peak: int
+
+    @property
+    def cpu(self) -> float:
+        """Of the program and PostgreSQL together."""
+        return self.own + self.postgres
+
+
 class Load:
-    """A running bench-load that is connected and warm, and waits for `go`."""
+    """A running bench-load that is connected and warm, and waits for `go`; without a number of requests it sends until
+    `stop`."""
 
     def __init__(self, binary: Path, to: str, *, requests: int, warm: int, **options: Any) -> None:
         command = [str(binary), "--to", to.removeprefix("http://"), "--requests", str(requests), "--warm", str(warm)]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         self.requests = requests
+        self._endless = requests == 0
+        self._expected = "200" if options.get("method") == "GET" else "202"
         with on_core(OTHER_CORE):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -76,14 +111,18 @@ class Load:
 
     def go(self) -> None:
         """Sends the requests; `wait` gets what became of them."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
+        self._say("go")
+
+    def stop(self) -> None:
+        """No more requests; those under way are answered."""
+        self._say("stop")
 
     def wait(self) -> dict[str, Any]:
-        """What the load says; Wrong unless each request was answered with 202. The connections stay."""
+        """What the load says; Wrong unless each request was answered with 202, a read with 200. The connections stay."""
         found: dict[str, Any] = json.loads(self._expect("{"))
-        if found["statuses"] != ({"202": self.requests} if self.requests else {}):
+        if self._endless:
+            self.requests = sum(found["statuses"].values())
+        if found["statuses"] != {self._expected: self.requests}:
             raise Wrong(f"{self.requests} requests were answered {found['statuses']}")
         return found
 
@@ -92,6 +131,11 @@ class Load:
         _, errors = self._process.communicate(timeout=30)
         if self._process.returncode != 0:
             raise Wrong(f"the load failed: {errors.strip()}")
+
+    def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
 
     def _expect(self, start: str) -> str:
         assert self._process.stdout is not None
@@ -126,6 +170,9 @@ class World:
         self.tidemark = Tidemark(self._directory, self.kafka, postgres, self.database, build)
         self.tidemark.migrate(partitions=str(partitions))
         self._posted = 0
+        # Event time of the series that `fill` writes: begins a day ago, so that no length of it is from the future.
+        self._series_begin = (int(time.time()) // 10 - 8_640) * 10
+        self._filled = 0
         self._counts("broker", lambda: cpu_seconds(self._broker_pid()))
         self._counts("postgres", lambda: postgres_cpu_seconds(postgres))
 
@@ -160,6 +207,88 @@ class World:
             code = running.terminate(60)
             if code != 0:
                 raise Wrong(f"{name} ended with {code}:\n{running.tail(10)}")
+
+    def fill(self, count: int, *, keys: int, keyed: bool = False) -> None:
+        """Appends increments of 1 to the log, past the API: of so many keys in turns, 100 for each key and window."""
+        self._append(TOPIC, self._filled, count, keys, keyed)
+        self._filled += count
+        self._posted += count
+
+    def fill_other(self, topic: str, count: int, *, keys: int) -> None:
+        """The first so many events of the series in a topic of their own."""
+        admin = AdminClient({"bootstrap.servers": self.kafka.brokers})
+        settings = {"message.timestamp.type": "LogAppendTime", "compression.type": "lz4"}
+        admin.create_topics([NewTopic(topic, self.partitions, 1, config=settings)])[topic].result(30)
+        self._append(topic, 0, count, keys, False)
+
+    def _append(self, topic: str, first: int, count: int, keys: int, keyed: bool) -> None:
+        words = [self.kafka.brokers, topic, str(first), str(count), str(keys), str(self._series_begin)]
+        self.run([str(self.bench_binary("bench-log")), "fill", *words, "keyed" if keyed else "plain"])
+
+    def read_raw(self) -> dict[str, float]:
+        """Reads the counters' topic as fast as it goes, a thread for each partition: records, seconds, cpu."""
+        command = [str(self.bench_binary("bench-log")), "read", self.kafka.brokers, TOPIC, str(self.partitions)]
+        found: dict[str, float] = json.loads(self.run(command).said)
+        if found["records"] != self.logged() + self.partitions:
+            raise Wrong(f"{self.logged() + self.partitions} records are in the log, {found['records']} were read")
+        return found
+
+    def consumer(self, *words: str, cores: Sequence[int] = (SERVER_CORE,), deadline: float = 900.0) -> Ran:
+        """Runs a command of tidemark-consumer to its end."""
+        executable = "tidemark-consumer"
+        binary = self._build / FOLDERS[executable] / executable
+        return self.run([str(binary), *words], self.surroundings.settings(executable), cores=cores, deadline=deadline)
+
+    def run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        cores: Sequence[int] = (SERVER_CORE,),
+        deadline: float = 900.0,
+    ) -> Ran:
+        """Runs a program to its end and measures what it used; Wrong unless it ends well and in time."""
+        name = Path(command[0]).name
+        directory = self.scratch(name)
+        broker, postgres = cpu_seconds(self._broker_pid()), postgres_cpu_seconds(self.postgres)
+        begin = time.monotonic()
+        with (directory / "out").open("w") as out, (directory / "errors").open("w") as errors, on_core(*cores):
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                env=None if environment is None else dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+            )
+        peak = 0
+        usage: resource.struct_rusage | None = None
+        try:
+            # wait4 does not tell the peak: to it the memory of the process that forked counts too.
+            while usage is None:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, Failure):
+                    peak = max(peak, resident_bytes(process.pid, "VmHWM"))
+                pid, status, used = os.wait4(process.pid, os.WNOHANG)
+                if pid != 0:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    usage = used
+                elif time.monotonic() > begin + deadline:
+                    raise Wrong(f"{shlex.join(command)} still runs after {deadline:g} s:\n{_end_of(directory)}")
+                else:
+                    time.sleep(0.02)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                process.wait()
+        if process.returncode != 0:
+            raise Wrong(f"{shlex.join(command)} ended with {process.returncode}:\n{_end_of(directory)}")
+        return Ran(
+            (directory / "out").read_text(),
+            time.monotonic() - begin,
+            usage.ru_utime + usage.ru_stime,
+            postgres_cpu_seconds(self.postgres) - postgres,
+            cpu_seconds(self._broker_pid()) - broker,
+            peak,
+        )
 
     def cpu(self) -> dict[str, float]:
         """CPU seconds so far of every process that runs."""
@@ -196,6 +325,10 @@ class World:
             {name: threads[name] - threads_before.get(name, 0.0) for name in threads},
         )
 
+    def posted(self, count: int) -> None:
+        """So many increments more were acknowledged, of a load that had no end."""
+        self._posted += count
+
     def logged(self) -> int:
         """Records in the log, without the identity that each partition begins with."""
         return sum(self.tidemark.log.ends(TOPIC).values()) - self.partitions
@@ -217,6 +350,12 @@ class World:
                 wait_for(is_settled, f"the tables to hold the log up to {ends}", deadline, pause=0.05)
         finally:
             connection.close()
+
+    def fold(self) -> None:
+        """Brings the live tables up to the log's end, with a consumer that ends then."""
+        self.start_consumer(core=SERVER_CORE, audit_interval="0s")
+        self.settle(900)
+        self.stop("consumer")
 
     def verify(self, deadline: float = 120.0) -> int:
         """Wrong unless acknowledged = in the log = in the tables, over the whole life of this world; the number.
@@ -327,6 +466,16 @@ class Worlds:
             self._shared = self.new(partitions=4)
         return self._shared
 
+    @contextlib.contextmanager
+    def empty(self) -> Iterator[World]:
+        """For the length of a block a fresh one with nothing in its log, four partitions."""
+        world = World(self._directory, self.build, self.postgres)
+        self._open.append(world)
+        try:
+            yield world
+        finally:
+            self.close(world)
+
     def new(self, *, partitions: int) -> World:
         """A fresh one, its broker warm."""
         world = World(self._directory, self.build, self.postgres, partitions=partitions)
@@ -360,6 +509,10 @@ class Worlds:
             world.end()
         self.postgres.kill()
         self._scratch.__exit__(None, None, None)
+
+
+def _end_of(directory: Path) -> str:
+    return "\n".join((directory / name).read_text(errors="replace")[-1500:].strip() for name in ("out", "errors"))
 
 
 def _executable(name: str) -> Path:
