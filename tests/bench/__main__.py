@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import edge, flushes, lag, machine, peers, replays, report, tuning
+from bench import edge, flushes, lag, machine, peers, replays, report, streaming, tuning
 from bench.report import Section
 from bench.world import Worlds, Wrong
 from stack.postgres import binaries
@@ -35,11 +35,15 @@ _measures: dict[str, Measure] = {
     "flush": flushes.flush,
     "lag": lag.lag,
     "replay": replays.replay,
+    "replay_peers": streaming.replay_peers,
     "growth": replays.growth,
     "linger": tuning.linger,
     "partitions": tuning.partitions,
     "idempotence": tuning.idempotence,
 }
+
+# These begin with an empty log.
+_in_their_own_world: tuple[Measure, ...] = (replays.replay, replays.growth, streaming.replay_peers)
 
 
 def main() -> int:
@@ -97,7 +101,8 @@ def _run(names: list[str], *, quick: bool, built: Path | None, write: bool) -> i
 
 def _measured(worlds: Worlds, measure: Measure, quick: bool) -> list[Section]:
     """What a measure found, with what the machine was like meanwhile."""
-    worlds.shared()
+    if measure not in _in_their_own_world:
+        worlds.shared()
     watch = machine.Watch()
     servers = worlds.cpu_seconds()
     begin = time.monotonic()
