@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import edge, flushes, lag, machine, peers, replays, report, streaming, tuning
+from bench import edge, flushes, lag, live, machine, peers, replays, report, streaming, tuning
 from bench.report import Section
 from bench.world import Worlds, Wrong
 from stack.postgres import binaries
@@ -37,13 +37,15 @@ _measures: dict[str, Measure] = {
     "replay": replays.replay,
     "replay_peers": streaming.replay_peers,
     "growth": replays.growth,
+    "during_replay": live.during_replay,
+    "audit": live.audit,
     "linger": tuning.linger,
     "partitions": tuning.partitions,
     "idempotence": tuning.idempotence,
 }
 
 # These begin with an empty log.
-_in_their_own_world: tuple[Measure, ...] = (replays.replay, replays.growth, streaming.replay_peers)
+_in_their_own_world: tuple[Measure, ...] = (replays.replay, replays.growth, streaming.replay_peers, live.during_replay, live.audit)
 
 
 def main() -> int:
