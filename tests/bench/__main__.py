@@ -53,7 +53,7 @@ def main() -> int:
         prog="infra/dev/bench", description="Measures Tidemark on private servers.", allow_abbrev=False
     )
     parser.add_argument("name", nargs="*", help=f"only these: {', '.join(_measures)}")
-    parser.add_argument("--quick", action="store_true", help="small counts and few rounds: three minutes, coarse figures")
+    parser.add_argument("--quick", action="store_true", help="small counts and few rounds: some eight minutes, coarse figures")
     parser.add_argument("--build", type=Path, help="measure the programs of this build directory, as they are")
     parser.add_argument("--write", action="store_true", help=f"also renew {_published.relative_to(CLONE)}; needs a whole run")
     given = parser.parse_args()

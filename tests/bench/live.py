@@ -176,7 +176,7 @@ class _Costs:
 
 def audit(worlds: Worlds, quick: bool) -> Section:
     """The price of counting everything a second time."""
-    rounds, backlog, seconds = (2, 100_000, 4) if quick else (4, 500_000, 15)
+    rounds, backlog, seconds = (2, 100_000, 4) if quick else (3, 300_000, 10)
     rate = 10_000
     section = Section(
         "What the audit costs",

@@ -116,7 +116,7 @@ def growth(worlds: Worlds, quick: bool) -> Section:
         "Ten times the log (G10)",
         f"`replay`, `diff` and `verify` of {number(events)} events and of ten times as many, of the same {number(KEYS)} keys,"
         f" {EVENTS_PER_ROW} events per (key, window) row: ten times the windows too, as many totals. No consumer runs meanwhile. Of a replay the"
-        f" time of the fold, of the others that of the command; medians of {rounds} runs, one of a replay of ten times the log. Placed as above.",
+        f" time of the fold, of the others that of the command; medians of {rounds} runs, at ten times the log one. Placed as above.",
         ["command", "seconds", "at 10x", "ratio", "CPU seconds", "at 10x", "peak RSS, MB", "at 10x", "ratio"],
     )
     found: dict[str, list[list[tuple[float, Ran]]]] = {"replay": [], "diff": [], "verify": []}
@@ -132,7 +132,7 @@ def growth(worlds: Worlds, quick: bool) -> Section:
             one, generation = build(world)
             found["replay"][-1].append((one.seconds, one.ran))
             for name in ("diff", "verify"):
-                for _ in range(rounds):
+                for _ in range(repeats):
                     ran = world.consumer(name, "counters", "--json")
                     if json.loads(ran.said)["differing"] != 0:
                         raise Wrong(f"{name} says {ran.said}")

@@ -60,7 +60,7 @@ class _Pair:
 
 def replay_peers(worlds: Worlds, quick: bool) -> Section:
     """G7b."""
-    rounds, start, whole = (1, 300_000, 600_000) if quick else (2, 1_000_000, 3_000_000)
+    rounds, start, whole = (1, 300_000, 600_000) if quick else (2, 500_000, 2_000_000)
     section = Section(
         "A replay beside Kafka Streams and Flink (G7b)",
         "The same log to the same tables: totals, and windows of 10 seconds of event time with their least and greatest offset. *Streams*: Kafka Streams"
