@@ -7,7 +7,11 @@
 #include "infra/kafka/partitioner.h"
 #include "schemas/dead_letter.h"
 
+#include <sodium.h>
+
 #include <algorithm>
+#include <array>
+#include <deque>
 #include <limits>
 #include <optional>
 #include <set>
@@ -52,14 +56,32 @@ on conflict (partition, file, block) do update set lines = excluded.lines)"};
 
 constexpr pg::Statement kPark{"dead_letters_park", R"(
 insert into dead_letters (partition, "offset", topic, append_time, key, value, header_names, header_values, reason, detail,
-                          attempts, status, decided_at, note)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14))"};
+                          attempts, status, decided_at, note, holds)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15))"};
 
 constexpr pg::Statement kLoadLetters{"dead_letters_load", R"(
-select d.partition, d."offset", (extract(epoch from d.append_time) * 1000000)::bigint, d.detail, d.attempts
+select d.partition, d."offset", (extract(epoch from d.append_time) * 1000000)::bigint, d.detail, d.attempts, d.status,
+       d.holds, case when d.holds then sha256(d.key) else '' end
 from unnest($1::integer[], $2::bigint[]) as w (partition, "offset")
 join dead_letters d on d.partition = w.partition and d."offset" = w."offset"
-where d.status = 'open')"};
+where d.status = 'open' or d.holds)"};
+
+// Mostly there is nothing in that index.
+constexpr pg::Statement kFindHeld{"dead_letters_find_held", R"(
+select w.partition from unnest($1::integer[]) as w (partition)
+where exists (select from dead_letters d where d.holds and d.partition = w.partition))"};
+
+constexpr pg::Statement kLoadHeads{"dead_letters_load_heads", R"(
+select w.partition, w.entity, h."offset"
+from unnest($1::integer[], $2::bytea[]) as w (partition, entity)
+cross join lateral (select d."offset" from dead_letters d
+                    where d.holds and d.partition = w.partition and sha256(d.key) = w.entity
+                    order by d."offset" limit 1) h)"};
+
+constexpr pg::Statement kLoadQueue{"dead_letters_load_queue", R"(
+select partition, "offset", (extract(epoch from append_time) * 1000000)::bigint, detail, attempts, status
+from dead_letters where holds and partition = $1 and sha256(key) = $2 and "offset" > $3
+order by "offset" limit $4)"};
 
 // One at a time: a letter may be a megabyte.
 constexpr pg::Statement kLoadRecord{"dead_letters_load_record", R"(
@@ -67,7 +89,7 @@ select key is null, coalesce(key, ''), value is null, case when $3 then coalesce
 from dead_letters where partition = $1 and "offset" = $2)"};
 
 constexpr pg::Statement kDecide{"dead_letters_decide", R"(
-update dead_letters set detail = $3, attempts = $4, status = $5, decided_at = $6, note = $7
+update dead_letters set detail = $3, attempts = $4, status = $5, decided_at = $6, note = $7, holds = $8
 where partition = $1 and "offset" = $2)"};
 
 constexpr pg::Statement kNotify{"progress_notify", "select pg_notify('tidemark_progress', $1)"};
@@ -89,6 +111,23 @@ std::string printable(std::string_view text) {
     return out;
 }
 
+// The letters that hold one entity, in order. All but the first wait behind it.
+struct Queue {
+    std::int32_t partition = 0;
+    std::string entity;
+    std::deque<std::int64_t> offsets;        // as far as they are loaded; some may have left meanwhile
+    std::int64_t loaded_to = -1;             // of those in the table
+    bool is_whole = false;                   // the table has no more of them
+    std::vector<std::int64_t> behind_table;  // of this batch, while it is not whole
+};
+
+// What a key is told by, as an index of dead_letters has it.
+std::string entity_of(std::string_view key) {
+    std::array<unsigned char, crypto_hash_sha256_BYTES> hash{};
+    crypto_hash_sha256(hash.data(), reinterpret_cast<const unsigned char*>(key.data()), key.size());
+    return {reinterpret_cast<const char*>(hash.data()), hash.size()};
+}
+
 // A record that could not be applied: of this batch, or of an earlier one and decided about in this.
 struct DeadLetter {
     const kafka::Record* record = nullptr;  // null: it stands in the table
@@ -99,6 +138,7 @@ struct DeadLetter {
     std::string_view status = "open";
     std::optional<std::int64_t> decided_at{};
     std::optional<std::string> note{};
+    Queue* queue = nullptr;  // that it holds its entity in; null: it holds nothing
 };
 
 // What is judged, and where it stands: a record, or a dead letter at the place of its redrive.
@@ -131,11 +171,13 @@ public:
           windows_from_(windows_from),
           refused_(refused),
           report_(report),
+          holding_(target.projection->holding_reasons()),
           fold_(target.projection->begin()) {}
 
     void run() {
         load_imports();
         load(wanted_identities());
+        load_heads();
         load_letters(wanted_letters());
         for (const auto& part : batch_.parts)
             fold_part(part);
@@ -244,6 +286,7 @@ private:
                 letter.append_time = record.append_time;
                 letter.reason = parked->reason;
                 letter.detail = printable(parked->detail);
+                letter.queue = begin_to_hold(record, parked->reason);
             } else if (duplicate) {
                 tally.duplicates += 1;
             } else {
@@ -265,6 +308,7 @@ private:
             duplicate = true;
             return std::nullopt;
         }
+        if (auto waiting = wait_behind(record)) return waiting;
         if (const auto refused = refused_.find(position); refused != refused_.end()) {
             return Parked{reason::kRefusedByDatabase, refused->second};
         }
@@ -273,7 +317,7 @@ private:
         if (!event) return Parked{reason::kMalformed, describe(event.violations())};
         if (event->type == schemas::kLogCreated) return judge_identity(*event, record);
         if (event->type == dead_letter::kRedriven) return redrive(*event, record, log_time);
-        if (event->type == dead_letter::kDiscarded) return discard(*event, record);
+        if (event->type == dead_letter::kDiscarded) return discard(*event, record, log_time);
         return judge(*event, {position, record.key, record.value, record.append_time, record.append_time}, log_time,
                      duplicate);
     }
@@ -347,19 +391,29 @@ private:
         const auto read = dead_letter::read_redriven(event.data, schemas::json::Unknown::ignore, "/data");
         if (!read) return Parked{reason::kInvalidData, describe(read.violations())};
         const auto edit = read->edit ? std::optional(std::string(*read->edit)) : std::nullopt;
-        const auto attempts = read->attempts;
-        auto* letter = open_letter(record, read->offset);
-        if (letter == nullptr || (attempts && *attempts != letter->attempts)) return std::nullopt;
-        letter->decided_at = record.offset;
-        Judged again{{record.partition, record.offset}, {}, {}, record.append_time, letter->append_time};
+        auto* letter = undecided(record, read->offset);
+        if (letter == nullptr || letter->status != "open") return std::nullopt;
+        if (read->attempts && *read->attempts != letter->attempts) return std::nullopt;
+        auto* const queue = letter->queue;
+        if (queue != nullptr && head(*queue) != read->offset) return std::nullopt;  // not its turn
+        judge_again(*letter, read->offset, edit, record, log_time);
+        if (queue != nullptr && letter->queue == nullptr) release(*queue, record, log_time);
+        return std::nullopt;
+    }
+
+    // A dead letter where the decision about it stands, or about the one that it waited behind.
+    void judge_again(DeadLetter& letter, std::int64_t offset, const std::optional<std::string>& edit,
+                     const kafka::Record& decision, Timestamp log_time) {
+        letter.decided_at = decision.offset;
+        Judged again{{decision.partition, decision.offset}, {}, {}, decision.append_time, letter.append_time};
         std::string key;
         std::string value;
-        if (letter->record != nullptr) {
-            again.key = letter->record->key;
-            again.value = letter->record->value;
+        if (letter.record != nullptr) {
+            again.key = letter.record->key;
+            again.value = letter.record->value;
         } else {
             pg::Params params;
-            params.add(record.partition).add(read->offset).add(!edit);
+            params.add(decision.partition).add(offset).add(!edit);
             const auto row = tx_.run(kLoadRecord, params);
             if (!row.boolean(0, 0)) again.key = key = row.bytes(0, 1);
             if (!row.boolean(0, 2)) again.value = value = row.bytes(0, 3);
@@ -367,30 +421,47 @@ private:
         if (edit) again.value = *edit;
         bool duplicate = false;  // its effect is there
         if (auto parked = judge(again, log_time, duplicate)) {
-            letter->attempts += 1;
-            letter->detail = printable("attempt " + std::to_string(letter->attempts) + ": " +
-                                       std::string(parked->reason) + ": " + parked->detail);
-            if (letter->attempts >= dead_letter::kMostAttempts) letter->status = "quarantined";
+            letter.attempts += 1;
+            letter.detail = printable("attempt " + std::to_string(letter.attempts) + ": " +
+                                      std::string(parked->reason) + ": " + parked->detail);
+            if (letter.attempts >= dead_letter::kMostAttempts) letter.status = "quarantined";
+            if (!is_holding(parked->reason)) letter.queue = nullptr;
         } else {
-            letter->status = "redriven";
+            letter.status = "redriven";
+            letter.queue = nullptr;
         }
-        return std::nullopt;
     }
 
-    std::optional<Parked> discard(const schemas::Event& event, const kafka::Record& record) {
+    // The head of the queue has left it: those behind it are judged until one stays.
+    void release(Queue& queue, const kafka::Record& decision, Timestamp log_time) {
+        for (std::int64_t released = 0; released < dead_letter::kMostReleased; ++released) {
+            const auto next = head(queue);
+            if (!next) return;
+            auto& letter = *undecided(decision, *next);
+            judge_again(letter, *next, {}, decision, log_time);
+            if (letter.queue != nullptr) return;
+        }
+    }
+
+    std::optional<Parked> discard(const schemas::Event& event, const kafka::Record& record, Timestamp log_time) {
         const auto read = dead_letter::read_discarded(event.data, schemas::json::Unknown::ignore, "/data");
         if (!read) return Parked{reason::kInvalidData, describe(read.violations())};
         const auto note = read->note ? std::optional(std::string(*read->note)) : std::nullopt;
-        if (auto* letter = open_letter(record, read->offset)) {
-            letter->decided_at = record.offset;
-            letter->status = "discarded";
-            letter->note = note;
-        }
+        auto* letter = undecided(record, read->offset);
+        if (letter == nullptr) return std::nullopt;
+        auto* const queue = letter->queue;
+        const bool releases = queue != nullptr && head(*queue) == read->offset;
+        letter->decided_at = record.offset;
+        letter->status = "discarded";
+        letter->note = note;
+        letter->queue = nullptr;
+        if (releases) release(*queue, record, log_time);
         return std::nullopt;
     }
 
-    // Null when there is none that a decision at this record could be about.
-    DeadLetter* open_letter(const kafka::Record& record, std::int64_t offset) {
+    // A letter that is open, or that holds its entity although it is quarantined: only to discard it helps then. Null
+    // when there is none that a decision at this record could be about.
+    DeadLetter* undecided(const kafka::Record& record, std::int64_t offset) {
         const Position position{record.partition, offset};
         if (!letters_.contains(position)) {
             // Those of this batch stand in letters_, and one that is still to come is not meant.
@@ -398,7 +469,102 @@ private:
             load_letters({position});
         }
         auto& letter = letters_.at(position);
-        return letter && letter->status == "open" ? &*letter : nullptr;
+        return letter && (letter->status == "open" || letter->queue != nullptr) ? &*letter : nullptr;
+    }
+
+    [[nodiscard]] bool is_holding(std::string_view reason) const {
+        return std::find(holding_.begin(), holding_.end(), reason) != holding_.end();
+    }
+
+    // Not so what an operator decides, and what says which log this is.
+    bool is_of_an_entity(const kafka::Record& record) {
+        if (!record.value) return true;
+        const auto event = schemas::read_event(reader_, *record.value);
+        return !event || (event->type != schemas::kLogCreated && !dead_letter::is_decision(event->type));
+    }
+
+    // Why a record that would be judged now is parked instead, whatever is in it.
+    std::optional<Parked> wait_behind(const kafka::Record& record) {
+        if (held_.empty() || !record.key) return std::nullopt;
+        const auto held = held_.find({record.partition, entity_of(*record.key)});
+        if (held == held_.end()) return std::nullopt;
+        const auto first = head(held->second);
+        if (!first || !is_of_an_entity(record)) return std::nullopt;
+        return Parked{reason::kBehindDeadLetter,
+                      "waits behind " + std::to_string(record.partition) + ':' + std::to_string(*first)};
+    }
+
+    // The queue that a record which was parked stands in from now on; null: none.
+    Queue* begin_to_hold(const kafka::Record& record, std::string_view reason) {
+        if (reason != reason::kBehindDeadLetter && (!is_holding(reason) || !record.key || !is_of_an_entity(record)))
+            return nullptr;
+        // load_heads has seen that the table holds nothing of an entity that is not in held_.
+        const std::pair place(record.partition, entity_of(*record.key));
+        const bool is_new = !held_.contains(place);
+        auto& queue = queue_of(place.first, place.second);
+        if (is_new) queue.is_whole = true;
+        if (queue.is_whole) {
+            queue.offsets.push_back(record.offset);
+        } else {
+            queue.behind_table.push_back(record.offset);
+        }
+        return &queue;
+    }
+
+    Queue& queue_of(std::int32_t partition, const std::string& entity) {
+        auto& queue = held_[{partition, entity}];
+        queue.partition = partition;
+        queue.entity = entity;
+        return queue;
+    }
+
+    // The first letter that still holds the entity.
+    std::optional<std::int64_t> head(Queue& queue) {
+        while (true) {
+            while (!queue.offsets.empty()) {
+                const auto letter = letters_.find({queue.partition, queue.offsets.front()});
+                if (letter == letters_.end() || letter->second->queue != nullptr) return queue.offsets.front();
+                queue.offsets.pop_front();
+            }
+            if (queue.is_whole) return std::nullopt;
+            load_queue(queue);
+        }
+    }
+
+    // The entities of this batch that are held. A stream that does not ask for it asks nothing here.
+    void load_heads() {
+        if (holding_.empty()) return;
+        pg::Array all;
+        for (const auto& part : batch_.parts)
+            all.add(part.partition);
+        pg::Params params;
+        params.add(std::move(all));
+        const auto found = tx_.run(kFindHeld, params);
+        if (found.empty()) return;
+        std::set<std::int32_t> partitions;
+        for (std::size_t row = 0; row < found.size(); ++row)
+            partitions.insert(static_cast<std::int32_t>(found.integer(row, 0)));
+        std::set<std::pair<std::int32_t, std::string>> wanted;
+        for (const auto& part : batch_.parts) {
+            if (!partitions.contains(part.partition)) continue;
+            for (const auto& record : part.records) {
+                if (record.key) wanted.emplace(part.partition, entity_of(*record.key));
+            }
+        }
+        pg::Array of;
+        pg::Array entities;
+        for (const auto& [partition, entity] : wanted) {
+            of.add(partition);
+            entities.add_bytes(entity);
+        }
+        pg::Params heads;
+        heads.add(std::move(of)).add(std::move(entities));
+        const auto rows = tx_.run(kLoadHeads, heads);
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            auto& queue = queue_of(static_cast<std::int32_t>(rows.integer(row, 0)), rows.bytes(row, 1));
+            queue.loaded_to = rows.integer(row, 2);
+            queue.offsets.push_back(queue.loaded_to);
+        }
     }
 
     // As with identities: what says so in plain is loaded at once, the rest when it is met.
@@ -433,13 +599,39 @@ private:
         params.add(std::move(partitions)).add(std::move(offsets));
         const auto rows = tx_.run(kLoadLetters, params);
         for (std::size_t row = 0; row < rows.size(); ++row) {
-            auto& letter = letters_[{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)}].emplace();
-            letter.append_time = rows.instant(row, 2);
-            letter.detail = rows.text(row, 3);
-            letter.attempts = rows.integer(row, 4);
+            const auto partition = static_cast<std::int32_t>(rows.integer(row, 0));
+            take_letter(rows, row, rows.boolean(row, 6) ? &queue_of(partition, rows.bytes(row, 7)) : nullptr);
         }
         for (const auto& position : positions)
             letters_.try_emplace(position);
+    }
+
+    void take_letter(const pg::Rows& rows, std::size_t row, Queue* queue) {
+        const Position position{static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
+        const auto [at, is_new] = letters_.try_emplace(position);
+        if (!is_new) return;  // it may have been decided about since
+        auto& letter = at->second.emplace();
+        letter.append_time = rows.instant(row, 2);
+        letter.detail = rows.text(row, 3);
+        letter.attempts = rows.integer(row, 4);
+        letter.status = rows.text(row, 5) == "open" ? "open" : "quarantined";
+        letter.queue = queue;
+    }
+
+    // Some more of it: one may be as long as the log.
+    void load_queue(Queue& queue) {
+        pg::Params params;
+        params.add(queue.partition).add_bytes(queue.entity).add(queue.loaded_to).add(dead_letter::kMostReleased);
+        const auto rows = tx_.run(kLoadQueue, params);
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            take_letter(rows, row, &queue);
+            queue.loaded_to = rows.integer(row, 1);
+            queue.offsets.push_back(queue.loaded_to);
+        }
+        if (static_cast<std::int64_t>(rows.size()) == dead_letter::kMostReleased) return;
+        queue.is_whole = true;
+        queue.offsets.insert(queue.offsets.end(), queue.behind_table.begin(), queue.behind_table.end());
+        queue.behind_table.clear();
     }
 
     void park() {
@@ -451,6 +643,7 @@ private:
                 params.add(position.partition).add(position.offset).add(letter->detail);
                 params.add(letter->attempts).add(letter->status).add(*letter->decided_at);
                 add_optional(params, letter->note);
+                params.add(letter->queue != nullptr);
                 tx_.run(kDecide, params);
             }
         }
@@ -477,6 +670,7 @@ private:
         params.add(letter.attempts).add(letter.status);
         add_optional(params, letter.decided_at);
         add_optional(params, letter.note);
+        params.add(letter.queue != nullptr);
         tx_.run(kPark, params);
     }
 
@@ -535,11 +729,13 @@ private:
     const WindowsFrom& windows_from_;
     const std::map<Position, std::string>& refused_;
     FlushReport& report_;
+    std::span<const std::string_view> holding_;
     std::unique_ptr<Fold> fold_;
     schemas::json::Reader reader_;
     Dedupe dedupe_;
     Imports imports_;
-    std::map<Position, std::optional<DeadLetter>> letters_;  // nullopt: none that is open
+    std::map<Position, std::optional<DeadLetter>> letters_;       // nullopt: none that is open, or holds
+    std::map<std::pair<std::int32_t, std::string>, Queue> held_;  // by partition and entity
     std::vector<OffsetStore::Tally> tallies_;
     std::int64_t from_ = 0;  // of the part being folded
 };

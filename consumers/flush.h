@@ -33,7 +33,8 @@ struct FlushReport {
 /// Writes one batch as one transaction. In this order, and this holds if the next step fails:
 ///   1. fence: the offset rows move on iff they are still ours       -> nothing is visible; 0 rows: somebody else owns
 ///   them
-///   2. load the first sights of the batch's identities, and which imported lines have come
+///   2. load the first sights of the batch's identities, which imported lines have come, and which entities dead
+///   letters hold, of a stream that asks for it
 ///   3. decide every record in offset order, folding in memory       -> pure: done again from the same records it says
 ///   the same
 ///   4. write the fold, dead letters, first sights, imported lines, tallies        -> still invisible

@@ -32,6 +32,7 @@ inline constexpr std::string_view kIdempotencyConflict =
 inline constexpr std::string_view kUnexpectedIdentity =
     "unexpected_identity";  ///< a log.created that is not this log's first record
 inline constexpr std::string_view kRefusedByDatabase = "refused_by_database";  ///< its values were refused on writing
+inline constexpr std::string_view kBehindDeadLetter = "behind_dead_letter";  ///< an earlier record of its entity waits
 }  // namespace reason
 
 struct Parked {
@@ -104,6 +105,10 @@ public:
     [[nodiscard]] virtual std::unique_ptr<Fold> begin() const = 0;
     /// The same function of the log, written a second time (ledger.h): what `verify` holds the tables against.
     [[nodiscard]] virtual std::unique_ptr<Ledger> ledger() const = 0;
+    /// Reasons for which a dead letter holds its entity, i.e. its record's key within the partition: what comes later
+    /// under that key is parked behind it, unread, until it is redriven or discarded; then they are judged in order,
+    /// all at the position of that decision. None: nothing waits, and nothing is asked of the database for it.
+    [[nodiscard]] virtual std::span<const std::string_view> holding_reasons() const noexcept { return {}; }
     /// Deletes rows of windows of the partitions $1 (integer[]) that start before $2 (timestamptz), $3 (bigint) of them
     /// at most. Null: a stream without windows.
     [[nodiscard]] virtual const pg::Statement* drop_windows() const noexcept { return nullptr; }

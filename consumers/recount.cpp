@@ -17,6 +17,9 @@ namespace {
 using Kind = LedgerTable::Kind;
 namespace dead_letter = schemas::dead_letter;
 
+// Of a letter that holds its entity: two nodes, and what the allocator adds.
+constexpr std::int64_t kBytesOfHolding = 150;
+
 // The common tables, as compared_tables adds them.
 enum : std::size_t { kDeadLetters, kDedupe, kImports, kOffsets, kCommon };
 
@@ -59,7 +62,8 @@ std::vector<LedgerTable> compared_tables(const Projection& projection) {
                        {"attempts", Kind::number},
                        {"status", Kind::text},
                        {"decided_at", Kind::number},
-                       {"note", Kind::text}}});
+                       {"note", Kind::text},
+                       {"holds", Kind::text}}});
     tables.push_back({"dedupe",
                       {{"partition", Kind::number}, {"identity", Kind::text}},
                       {{"offset", Kind::number}, {"log_time", Kind::instant}, {"data_hash", Kind::bytes}}});
@@ -142,6 +146,7 @@ Recount::Verdict Recount::judge(const kafka::Record& record, Partition& partitio
         return Verdict::parked;
     };
     if (record.value && !is_new_line(record, partition)) return Verdict::duplicate;
+    if (is_held(record) && has_entity(record)) return parked(reason::kBehindDeadLetter);
     if (refused_.erase({record.partition, record.offset}) > 0) return parked(reason::kRefusedByDatabase);
     if (!record.value) return parked(reason::kTombstone);
     const auto read = schemas::read_event(reader_, *record.value);
@@ -152,7 +157,7 @@ Recount::Verdict Recount::judge(const kafka::Record& record, Partition& partitio
         return is_ours ? Verdict::applied : parked(reason::kUnexpectedIdentity);
     }
     if (read->type == dead_letter::kRedriven) return redrive(*read, record, partition, reason);
-    if (read->type == dead_letter::kDiscarded) return discard(*read, record, reason);
+    if (read->type == dead_letter::kDiscarded) return discard(*read, record, partition, reason);
     return enter(*read, record, microseconds(record.append_time), partition, reason);
 }
 
@@ -201,46 +206,118 @@ Recount::Verdict Recount::redrive(const schemas::Event& event, const kafka::Reco
     }
     const schemas::Position position{record.partition, decision->offset};
     const auto found = open_.find(position);
-    if (found == open_.end()) return Verdict::applied;
+    if (found == open_.end() || found->second.is_quarantined) return Verdict::applied;
     if (decision->attempts && found->second.attempts != *decision->attempts) return Verdict::applied;
-    auto& letter = found->second;
-    const auto value = decision->edit ? std::optional(std::string(*decision->edit)) : letter.value;
-    kafka::Record again;
-    again.partition = record.partition;
-    again.offset = record.offset;
-    again.append_time = record.append_time;
-    if (letter.key) again.key = *letter.key;
-    auto verdict = Verdict::parked;
-    if (value) {
-        const auto read = schemas::read_event(reader_, *value);
-        if (read) verdict = enter(*read, again, letter.append_time, partition, reason);
-    }
-    if (verdict != Verdict::parked) {
-        decide(position, record.offset, "status", std::string("redriven"));
-        close(position);
-        return Verdict::applied;
-    }
-    letter.attempts += 1;
-    decide(position, record.offset, "attempts", Int128{letter.attempts});
-    if (letter.attempts >= dead_letter::kMostAttempts) {
-        decide(position, record.offset, "status", std::string("quarantined"));
-        close(position);
-    }
+    const bool held = found->second.holds;
+    if (held && !is_first(position, found->second)) return Verdict::applied;
+    const auto key = found->second.key;
+    judge_again(position, decision->edit ? std::optional(std::string(*decision->edit)) : std::nullopt, record,
+                partition);
+    const auto left = open_.find(position);
+    if (held && (left == open_.end() || !left->second.holds)) release(*key, record, partition);
     return Verdict::applied;
 }
 
-Recount::Verdict Recount::discard(const schemas::Event& event, const kafka::Record& record, std::string_view& reason) {
+// The letter in the decision's place, once.
+void Recount::judge_again(schemas::Position position, const std::optional<std::string>& edit,
+                          const kafka::Record& decision, Partition& partition) {
+    auto& letter = open_.at(position);
+    const auto& value = edit ? edit : letter.value;
+    kafka::Record again;
+    again.partition = decision.partition;
+    again.offset = decision.offset;
+    again.append_time = decision.append_time;
+    if (letter.key) again.key = *letter.key;
+    auto verdict = Verdict::parked;
+    std::string_view why = value ? reason::kMalformed : reason::kTombstone;
+    if (value) {
+        const auto read = schemas::read_event(reader_, *value);
+        if (read) verdict = enter(*read, again, letter.append_time, partition, why);
+    }
+    if (verdict != Verdict::parked) {
+        decide(position, decision.offset, "status", std::string("redriven"));
+        decide(position, decision.offset, "holds", std::string("false"));
+        close(position);
+        return;
+    }
+    letter.attempts += 1;
+    decide(position, decision.offset, "attempts", Int128{letter.attempts});
+    if (letter.holds && !asks_to_hold(why)) let_go(position, letter);
+    if (!letter.holds) decide(position, decision.offset, "holds", std::string("false"));
+    if (letter.attempts < dead_letter::kMostAttempts) return;
+    decide(position, decision.offset, "status", std::string("quarantined"));
+    if (letter.holds) {
+        letter.is_quarantined = true;
+    } else {
+        close(position);
+    }
+}
+
+Recount::Verdict Recount::discard(const schemas::Event& event, const kafka::Record& record, Partition& partition,
+                                  std::string_view& reason) {
     const auto decision = dead_letter::read_discarded(event.data, schemas::json::Unknown::ignore);
     if (!decision) {
         reason = reason::kInvalidData;
         return Verdict::parked;
     }
     const schemas::Position position{record.partition, decision->offset};
-    if (!open_.contains(position)) return Verdict::applied;
-    close(position);
+    const auto found = open_.find(position);
+    if (found == open_.end()) return Verdict::applied;
     decide(position, record.offset, "status", std::string("discarded"));
+    decide(position, record.offset, "holds", std::string("false"));
     if (decision->note) decide(position, record.offset, "note", std::string(*decision->note));
+    const bool lets_others_go = found->second.holds && is_first(position, found->second);
+    const auto key = found->second.key;
+    close(position);
+    if (lets_others_go) release(*key, record, partition);
     return Verdict::applied;
+}
+
+bool Recount::asks_to_hold(std::string_view reason) const {
+    const auto reasons = target_.projection->holding_reasons();
+    return std::find(reasons.begin(), reasons.end(), reason) != reasons.end();
+}
+
+bool Recount::is_held(const kafka::Record& record) const {
+    return record.key && !held_.empty() && held_.contains({record.partition, std::string(*record.key)});
+}
+
+// What is no event has the one that its key says.
+bool Recount::has_entity(const kafka::Record& record) {
+    if (!record.value) return true;
+    const auto read = schemas::read_event(reader_, *record.value);
+    return !read || !(read->type == schemas::kLogCreated || dead_letter::is_decision(read->type));
+}
+
+bool Recount::is_first(schemas::Position position, const Letter& letter) const {
+    return *held_.at({position.partition, *letter.key}).begin() == position.offset;
+}
+
+void Recount::hold(schemas::Position position, Letter& letter) {
+    letter.holds = true;
+    auto& queue = held_[{position.partition, *letter.key}];
+    letter_bytes_ += kBytesOfHolding + (queue.empty() ? std::ssize(*letter.key) : 0);
+    queue.insert(position.offset);
+}
+
+void Recount::let_go(schemas::Position position, Letter& letter) {
+    letter.holds = false;
+    const auto queue = held_.find({position.partition, *letter.key});
+    queue->second.erase(position.offset);
+    letter_bytes_ -= kBytesOfHolding + (queue->second.empty() ? std::ssize(*letter.key) : 0);
+    if (queue->second.empty()) held_.erase(queue);
+}
+
+// Those that waited for the first to go, up to the next that stays first.
+void Recount::release(const std::string& key, const kafka::Record& decision, Partition& partition) {
+    for (std::int64_t n = 0; n < dead_letter::kMostReleased; ++n) {
+        const auto queue = held_.find({decision.partition, key});
+        if (queue == held_.end()) return;
+        const schemas::Position next{decision.partition, *queue->second.begin()};
+        judge_again(next, std::nullopt, decision, partition);
+        const auto left = open_.find(next);
+        if (left != open_.end() && left->second.holds) return;
+    }
 }
 
 // What can decide nothing any more, now and then.
@@ -259,6 +336,8 @@ void Recount::park(const kafka::Record& record, std::string_view reason) {
     if (record.value) letter.value = *record.value;
     letter.append_time = microseconds(record.append_time);
     letter_bytes_ += letter.bytes();
+    if (reason == reason::kBehindDeadLetter || (asks_to_hold(reason) && record.key && has_entity(record)))
+        hold(position, letter);
     auto* row = rows_.at(common_ + kDeadLetters, rows_.key_of(record.partition, record.offset), position);
     if (row == nullptr) return;
     row->columns[0] = target_.topic;
@@ -269,10 +348,12 @@ void Recount::park(const kafka::Record& record, std::string_view reason) {
     row->columns[5] = std::string(reason);
     row->columns[6] = Int128{1};
     row->columns[7] = std::string("open");
+    row->columns[10] = std::string(letter.holds ? "true" : "false");
 }
 
-void Recount::close(schemas::Position letter) {
-    const auto found = open_.find(letter);
+void Recount::close(schemas::Position position) {
+    const auto found = open_.find(position);
+    if (found->second.holds) let_go(position, found->second);
     letter_bytes_ -= found->second.bytes();
     open_.erase(found);
 }

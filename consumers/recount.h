@@ -23,8 +23,8 @@ std::vector<LedgerTable> compared_tables(const Projection& projection);
 
 /// Counts a log again, record by record: which ones apply, repeat others or are dead letters, and what every table has
 /// to hold because of it. Nothing of it is shared with the fold that writes the tables but the decoding of events.
-/// Keeps the identities of the last day of log time in memory, a bit for each imported line, and open dead letters. One
-/// thread.
+/// Keeps the identities of the last day of log time in memory, a bit for each imported line, and dead letters that are
+/// open or hold their entity. One thread.
 class Recount {
 public:
     /// The share `pass` of `passes` of all rows, without windows that start before `windows_from`, in microseconds
@@ -80,6 +80,8 @@ private:
         std::optional<std::string> value;
         std::int64_t append_time = 0;
         std::int64_t attempts = 1;
+        bool is_quarantined = false;  // and holds its entity still
+        bool holds = false;
         [[nodiscard]] std::int64_t bytes() const {
             return static_cast<std::int64_t>((key ? key->size() : 0) + (value ? value->size() : 0));
         }
@@ -92,10 +94,20 @@ private:
                   std::string_view& reason);
     Verdict redrive(const schemas::Event& event, const kafka::Record& record, Partition& partition,
                     std::string_view& reason);
-    Verdict discard(const schemas::Event& event, const kafka::Record& record, std::string_view& reason);
+    Verdict discard(const schemas::Event& event, const kafka::Record& record, Partition& partition,
+                    std::string_view& reason);
+    void judge_again(schemas::Position letter, const std::optional<std::string>& edit, const kafka::Record& decision,
+                     Partition& partition);
+    bool is_first(schemas::Position position, const Letter& letter) const;
+    bool is_held(const kafka::Record& record) const;
+    bool has_entity(const kafka::Record& record);
+    bool asks_to_hold(std::string_view reason) const;
+    void hold(schemas::Position position, Letter& letter);
+    void let_go(schemas::Position position, Letter& letter);
+    void release(const std::string& key, const kafka::Record& decision, Partition& partition);
     static void forget(Partition& partition);
     void park(const kafka::Record& record, std::string_view reason);
-    void close(schemas::Position letter);
+    void close(schemas::Position position);
     void decide(schemas::Position letter, std::int64_t decided_at, std::string_view column, Value value);
 
     const Target& target_;
@@ -106,6 +118,8 @@ private:
     std::vector<Partition> partitions_;
     std::set<schemas::Position> refused_;
     std::map<schemas::Position, Letter> open_;
+    // By partition and key the offsets of the letters that hold it.
+    std::map<std::pair<std::int32_t, std::string>, std::set<std::int64_t>> held_;
     std::int64_t letter_bytes_ = 0;
     std::int64_t import_bytes_ = 0;
     schemas::json::Reader reader_;

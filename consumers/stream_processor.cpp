@@ -19,9 +19,9 @@ double seconds(std::chrono::nanoseconds duration) {
 }
 
 constexpr std::string_view kAllReasons[] = {
-    reason::kTombstone,          reason::kMalformed,        reason::kUnknownType,   reason::kInvalidData,
-    reason::kKeyMismatch,        reason::kWrongPartition,   reason::kFromTheFuture, reason::kIdempotencyConflict,
-    reason::kUnexpectedIdentity, reason::kRefusedByDatabase};
+    reason::kTombstone,          reason::kMalformed,         reason::kUnknownType,     reason::kInvalidData,
+    reason::kKeyMismatch,        reason::kWrongPartition,    reason::kFromTheFuture,   reason::kIdempotencyConflict,
+    reason::kUnexpectedIdentity, reason::kRefusedByDatabase, reason::kBehindDeadLetter};
 
 }  // namespace
 

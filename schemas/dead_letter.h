@@ -31,6 +31,9 @@ inline constexpr std::size_t kMaxSentEditBytes = 500'000;
 /// So many times a letter is tried, the first included; then it is quarantined.
 inline constexpr std::int64_t kMostAttempts = 6;
 
+/// So many letters that wait behind another are judged at most when that one goes: what one decision may cost a flush.
+inline constexpr std::int64_t kMostReleased = 1'000;
+
 /// Judge the letter again, as if its record stood where this event stands.
 struct Redriven {
     std::int64_t offset = 0;               ///< of the letter, in the partition of this event

@@ -70,11 +70,16 @@ create table dead_letters (
     -- the event of its partition that last decided about it, and what a discarding one says
     decided_at    bigint,
     note          text,
+    -- later records of its key wait behind it, as dead letters of their own, which hold it too: the first of them is the next that
+    -- can be redriven. Only open and quarantined ones do.
+    holds         boolean not null default false,
     primary key (partition, "offset")
 );
 -- They are looked through by age, the open ones however many have been decided about, and the few of one reason among many.
 create index dead_letters_by_age on dead_letters (status, append_time, partition, "offset");
 create index dead_letters_by_reason on dead_letters (status, reason, append_time, partition, "offset");
+-- Who waits behind whom. By a hash, for a key may be as large as its record.
+create index dead_letters_that_hold on dead_letters (partition, sha256(key), "offset") where holds;
 
 -- How far the tables are, as every API view carries it: next offsets and as-of instants (microseconds since the epoch, 0 =
 -- never known) by partition, as text lists.
@@ -93,7 +98,11 @@ from progress p;
 
 create view api_dead_letters as
 select d.partition, d."offset", d.topic, d.append_time, d.key, d.value, d.header_names, d.header_values,
-       d.reason, d.detail, d.attempts, d.status, d.decided_at, d.note,
+       d.reason, d.detail, d.attempts, d.status, d.decided_at, d.note, d.holds,
+       -- the one that it waits behind
+       case when d.holds then (select min(h."offset") from dead_letters h
+                               where h.holds and h.partition = d.partition and sha256(h.key) = sha256(d.key)
+                                 and h."offset" < d."offset") end as behind,
        p.generation, p.applied, p.as_of
 from dead_letters d
 cross join progress p;

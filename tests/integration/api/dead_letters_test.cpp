@@ -262,7 +262,7 @@ TEST_CASE("an answer about letters does not mix two generations") {
     tables.execute(
         "create or replace view counters.api_dead_letters as select d.partition, d.\"offset\", d.topic, d.append_time, "
         "d.key, d.value, d.header_names, d.header_values, d.reason, d.detail, d.attempts, d.status, d.decided_at, "
-        "d.note, "
+        "d.note, d.holds, null::bigint as behind, "
         "p.generation + 1 as generation, p.applied, p.as_of from counters.dead_letters d cross join counters.progress "
         "p");
     for (const std::string path : {"/dead-letters", "/dead-letters/reasons", "/dead-letters/counters:0:1"})

@@ -5,6 +5,7 @@
 #include "schemas/dead_letter.h"
 #include "tests/integration/consumers/random_log.h"
 #include "tests/integration/consumers/scratch.h"
+#include "tests/support/holding_counters.h"
 
 #include <doctest/doctest.h>
 
@@ -12,6 +13,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <set>
@@ -24,6 +26,7 @@
 
 using namespace std::chrono_literals;
 namespace pg = tidemark::pg;
+namespace dead_letter = tidemark::schemas::dead_letter;
 namespace reason = tidemark::consumers::reason;
 using tidemark::base::Timestamp;
 using tidemark::consumers::Claim;
@@ -33,6 +36,7 @@ using tidemark::consumers::find_projection;
 using tidemark::consumers::Flushed;
 using tidemark::consumers::FlushReport;
 using tidemark::consumers::OffsetStore;
+using tidemark::consumers::Projection;
 using tidemark::consumers::StreamState;
 using tidemark::consumers::Target;
 using tidemark::consumers::verify;
@@ -46,6 +50,7 @@ using tidemark::tests::EventSketch;
 using tidemark::tests::FakeLog;
 using tidemark::tests::FakeSource;
 using tidemark::tests::Folding;
+using tidemark::tests::HoldingCounters;
 using tidemark::tests::identify;
 using tidemark::tests::increment_data;
 using tidemark::tests::kIncremented;
@@ -59,6 +64,7 @@ namespace {
 
 constexpr std::int32_t kPartitions = 3;
 constexpr Timestamp kAppended{1'700'000'000s};
+const HoldingCounters kHolding;
 
 /// A log of one partition with its identity, to be filled with increments.
 struct Increments {
@@ -76,6 +82,16 @@ struct Increments {
                          Timestamp append_time = kAppended) {
         return log.append(0, FakeLog::Entry{0, append_time, std::move(key), std::move(value), {}});
     }
+    std::int64_t redrive(std::int64_t letter, std::optional<std::string_view> edit = {}) {
+        std::string data;
+        dead_letter::append(data, dead_letter::Redriven{letter, edit});
+        return add_raw("decision", EventSketch{dead_letter::kRedriven, data, kAppended, {}}.text());
+    }
+    std::int64_t discard(std::int64_t letter) {
+        std::string data;
+        dead_letter::append(data, dead_letter::Discarded{letter, {}});
+        return add_raw("decision", EventSketch{dead_letter::kDiscarded, data, kAppended, {}}.text());
+    }
 };
 
 /// A scratch database with the counters' tables for a log, and one consumer of it.
@@ -85,8 +101,8 @@ struct Counting {
     Tables tables;
     Folding folding;
 
-    explicit Counting(const FakeLog& log)
-        : target(database.make_generation(*find_projection("counters"), log.partitions())),
+    explicit Counting(const FakeLog& log, const Projection& projection = *find_projection("counters"))
+        : target(database.make_generation(projection, log.partitions())),
           tables(database, target),
           folding(database.dsn(), target, log) {}
 
@@ -96,6 +112,19 @@ struct Counting {
     std::string reasons() {
         return tables.ask(
             R"(select coalesce(string_agg("offset" || ' ' || reason, ', ' order by "offset"), '') from dead_letters)");
+    }
+    /// Of those decided about, waiting or holding: offset, reason, status, attempts, +: it holds its entity.
+    std::string letters() {
+        return tables.ask(
+            "select coalesce(string_agg(\"offset\" || ' ' || reason || ' ' || status || attempts || case when holds "
+            "then "
+            "'+' else '' end, ', ' order by \"offset\"), '') from dead_letters");
+    }
+    void fold_by(int cut) {
+        while (!folding.has_taken_all()) {
+            folding.take(0, cut);
+            REQUIRE(folding.flush().outcome == Flushed::committed);
+        }
     }
     std::string next_offset() { return tables.ask("select next_offset::text from offsets where partition = 0"); }
 };
@@ -118,15 +147,16 @@ void fold_anyhow(Folding& folding, std::uint64_t seed) {
 }
 
 // What a second way of counting the same log finds different in the tables: as text; empty: nothing.
-std::string counted_again(const ScratchDatabase& database, const Target& target, const RandomLog& random) {
+std::string counted_again(const ScratchDatabase& database, const Target& target, FakeLog log) {
     pg::Connection connection(database.dsn(), {});
     VerifyOptions options;
     options.dsn = database.dsn();
-    auto log = random.log();
     for (const auto& generation : find_generations(connection, *target.projection)) {
         if (generation.target.generation != target.generation) continue;
         FakeSource source(log);
-        source.grant({0, 1, 2});
+        std::vector<std::int32_t> partitions(static_cast<std::size_t>(log.partitions()));
+        std::iota(partitions.begin(), partitions.end(), 0);
+        source.grant(partitions);
         const auto found = verify(options, generation, source);
         std::ostringstream text;
         if (found.differing() > 0) write_diff(found, DiffFormat::table, text);
@@ -135,8 +165,18 @@ std::string counted_again(const ScratchDatabase& database, const Target& target,
     throw std::logic_error("no such generation");
 }
 
-void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::uint64_t seeds) {
+// What has to become of letters that wait, in one log or the other.
+constexpr std::pair<const char*, const char*> kOfQueues[] = {
+    {"waits", "holds and reason = 'behind_dead_letter' and attempts = 1"},
+    {"is the new head", "holds and reason = 'behind_dead_letter' and attempts > 1"},
+    {"released", "reason = 'behind_dead_letter' and status = 'redriven'"},
+    {"released in vain", "reason = 'behind_dead_letter' and status = 'open' and not holds"},
+    {"discarded while it waits", "reason = 'behind_dead_letter' and status = 'discarded'"},
+    {"quarantined head", "holds and status = 'quarantined'"}};
+
+void check_that_no_cut_shows(const Projection& projection, std::uint64_t first_seed, std::uint64_t seeds) {
     ScratchDatabase database;
+    const bool holds = !projection.holding_reasons().empty();
     std::map<std::string_view, std::int64_t> parked;
     std::int64_t duplicates = 0;
     std::map<std::string, bool> filled;
@@ -144,8 +184,7 @@ void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::
     std::set<std::string> digests;
     for (auto seed = first_seed; seed < first_seed + seeds; ++seed) {
         CAPTURE(seed);
-        const auto& projection = *find_projection(stream);
-        const RandomLog random(seed, std::string_view(stream) == "counters", kPartitions, 150);
+        const RandomLog random(seed, projection.stream().name == "counters", kPartitions, 150, holds ? 40 : 12);
 
         const auto target = database.make_generation(projection, kPartitions);
         Folding whole(database.dsn(), target, random.log());
@@ -165,13 +204,18 @@ void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::
         Tables actual(database, other);
         CHECK(actual.conserved());
         REQUIRE(difference(tables, actual.all()) == "");
-        REQUIRE(counted_again(database, other, random) == "");
+        REQUIRE(counted_again(database, other, random.log()) == "");
         // What the flushes say they have added is what the tables add up to; and it tells logs apart.
         REQUIRE(actual.ask("select folded = stored from audit") == "t");
         digests.insert(actual.ask("select folded from audit"));
         for (const char* status : {"open", "redriven", "discarded"}) {
             decided[status] +=
                 std::stoi(actual.ask("select count(*) from dead_letters where status = '" + std::string(status) + "'"));
+        }
+        if (holds) {
+            for (const auto& [what, condition] : kOfQueues)
+                decided[what] +=
+                    std::stoi(actual.ask("select count(*) from dead_letters where " + std::string(condition)));
         }
         for (const auto& [table, rows] : tables)
             filled[table] = filled[table] || !rows.empty();
@@ -190,16 +234,21 @@ void check_that_no_cut_shows(const char* stream, std::uint64_t first_seed, std::
         CAPTURE(why);
         CHECK(parked[why] > 0);
     }
+    CHECK((parked[reason::kBehindDeadLetter] > 0) == holds);
 }
 
 }  // namespace
 
 TEST_CASE("neither the cut of batches nor the order of partitions nor a restart shows in the counters' tables") {
-    check_that_no_cut_shows("counters", 1, 10);
+    check_that_no_cut_shows(*find_projection("counters"), 1, 10);
 }
 
 TEST_CASE("neither the cut of batches nor the order of partitions nor a restart shows in the vehicles' tables") {
-    check_that_no_cut_shows("vehicles", 1, 10);
+    check_that_no_cut_shows(*find_projection("vehicles"), 1, 10);
+}
+
+TEST_CASE("neither the cut of batches nor a restart shows in what waits behind dead letters") {
+    check_that_no_cut_shows(kHolding, 1, 30);
 }
 
 TEST_CASE("every kind of poison is parked with its reason, byte for byte, and its neighbours count") {
@@ -847,6 +896,227 @@ TEST_CASE("very many decisions about big letters are folded in time") {
     counting.folding.take_all();
     CHECK(counting.folding.flush().outcome == Flushed::committed);
     CHECK(counting.tables.ask("select count(*) from dead_letters where status = 'quarantined'") == "20");
+}
+
+TEST_CASE("what comes behind a letter that holds waits for it, whatever it is, and others flow") {
+    for (const int cut : {1, 2, 3, 20}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        increments.add("k", "1");
+        increments.add("other", "2");
+        increments.add_raw("k", std::nullopt);
+        increments.add_raw("k", "[");
+        increments.add_raw(std::nullopt, "{");  // no entity
+        increments.add("somebody else", "5");
+        increments.add_raw("somebody else", EventSketch{kIncremented, increment_data("x", "1"), kAppended, {}}.text());
+        increments.add("somebody else", "6");  // a letter of that reason holds nothing
+        const std::string any("\0\xFF'", 3);
+        increments.add_raw(any, "{");
+        increments.add_raw(any, "{}");
+        increments.add_raw("decision", "{");  // holds a key that decisions have, too
+        increments.add_raw("k", EventSketch{tidemark::schemas::kLogCreated, R"({"uuid":"1"})", {}, {}}.text());
+        increments.redrive(first);
+        Counting counting(increments.log, kHolding);
+        counting.fold_by(cut);
+        CHECK(counting.letters() ==
+              "1 malformed open2+, 2 behind_dead_letter open1+, 4 behind_dead_letter open1+, 5 behind_dead_letter "
+              "open1+, "
+              "6 malformed open1, 8 key_mismatch open1, 10 malformed open1+, 11 behind_dead_letter open1+, "
+              "12 malformed open1+, 13 unexpected_identity open1");
+        CHECK(counting.total("k") == "none");
+        CHECK(counting.total("other") == "2");
+        CHECK(counting.total("somebody else") == "11");
+        CHECK(counting.tables.ask("select detail from dead_letters where \"offset\" = 5") == "waits behind 0:1");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+    }
+}
+
+TEST_CASE("those that wait are judged in order when the first is redriven, up to the next that stays") {
+    const auto edit = EventSketch{kIncremented, increment_data("k", "10"), kAppended, {}}.text();
+    for (const int cut : {1, 2, 3, 4, 30}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        increments.add("k", "1", "i");
+        increments.add("k", "2", "i");  // a conflict with the one before it, once that has applied: it holds nothing
+        increments.add("k", "1", "i");  // a repeat
+        increments.add("k", "3");
+        const auto second = increments.add_raw("k", "[");
+        const auto waiting = increments.add("k", "100");
+        increments.redrive(waiting);       // not its turn: no attempt
+        increments.redrive(second, edit);  // nor this one's
+        increments.redrive(first, edit);
+        increments.add("k", "200");
+        const auto refused = increments.redrive(waiting);
+        CHECK(refused > 0);
+        const auto left = increments.add("k", "400");
+        increments.discard(left);
+        Counting counting(increments.log, kHolding);
+        counting.fold_by(cut);
+        CHECK(counting.letters() ==
+              "1 malformed redriven1, 2 behind_dead_letter redriven1, 3 behind_dead_letter open2, "
+              "4 behind_dead_letter redriven1, 5 behind_dead_letter redriven1, 6 behind_dead_letter open2+, "
+              "7 behind_dead_letter open1+, 11 behind_dead_letter open1+, 13 behind_dead_letter discarded1");
+        CHECK(counting.total("k") == "14");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+        increments.discard(second);
+        increments.add("k", "1000");
+        counting.folding.restart();
+        counting.fold_by(cut);
+        CHECK(counting.total("k") == "1314");
+        CHECK(counting.tables.ask("select count(*) from dead_letters where holds") == "0");
+        CHECK(counting.tables.ask(
+                  "select string_agg(distinct decided_at::text, ',') from dead_letters where \"offset\" in "
+                  "(7, 11)") == std::to_string(left + 2));
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+    }
+}
+
+TEST_CASE("a quarantined letter that holds can only be discarded, and one that does not hold not even that") {
+    for (const int cut : {1, 3, 30}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        increments.add("k", "1");
+        const auto other = increments.add_raw("a", EventSketch{kIncremented, increment_data("b", "1"), {}, {}}.text());
+        for (int n = 0; n < 8; ++n) {
+            increments.redrive(first);
+            increments.redrive(other);
+        }
+        Counting counting(increments.log, kHolding);
+        counting.fold_by(cut);
+        CHECK(counting.letters() ==
+              "1 malformed quarantined6+, 2 behind_dead_letter open1+, 3 key_mismatch quarantined6");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+        increments.discard(other);
+        increments.discard(first);
+        counting.folding.restart();
+        counting.fold_by(cut);
+        CHECK(counting.letters() ==
+              "1 malformed discarded6, 2 behind_dead_letter redriven1, 3 key_mismatch quarantined6");
+        CHECK(counting.total("k") == "1");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+    }
+}
+
+TEST_CASE("a letter whose new reason holds nothing lets those behind it go") {
+    const auto strangers = EventSketch{kIncremented, increment_data("stranger", "1"), kAppended, {}}.text();
+    for (const int cut : {1, 2, 30}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        increments.add("k", "1");
+        increments.redrive(first, strangers);
+        increments.add("k", "2");
+        increments.redrive(first, "{");  // never again does it hold: what came behind it has applied
+        increments.add("k", "4");
+        Counting counting(increments.log, kHolding);
+        counting.fold_by(cut);
+        CHECK(counting.letters() == "1 malformed open3, 2 behind_dead_letter redriven1");
+        CHECK(counting.total("k") == "7");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+    }
+}
+
+TEST_CASE("one decision releases a thousand letters at most, the next one the others") {
+    const auto edit = EventSketch{kIncremented, increment_data("k", "1"), kAppended, {}}.text();
+    for (const int cut : {700, 5'000}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        for (std::int64_t n = 0; n < dead_letter::kMostReleased + 2; ++n)
+            increments.add("k", "1");
+        increments.redrive(first, edit);
+        increments.add("k", "1");
+        Counting counting(increments.log, kHolding);
+        counting.fold_by(cut);
+        CHECK(counting.total("k") == "1001");
+        CHECK(counting.tables.ask("select count(*) from dead_letters where holds") == "3");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+        increments.redrive(first + dead_letter::kMostReleased);      // it has gone
+        increments.redrive(first + dead_letter::kMostReleased + 2);  // it waits
+        increments.redrive(first + dead_letter::kMostReleased + 1);
+        increments.add("k", "1");
+        counting.folding.restart();
+        counting.fold_by(cut);
+        CHECK(counting.total("k") == "1005");
+        CHECK(counting.tables.ask("select count(*) from dead_letters where holds") == "0");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+    }
+}
+
+TEST_CASE(
+    "a decision that releases what the database refuses is refused itself, and nothing is released, in every cut") {
+    const auto edit = EventSketch{kIncremented, increment_data("k", "1"), kAppended, {}}.text();
+    for (const int cut : {1, 2, 3, 30}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        increments.add("k", "1");
+        const auto bad = increments.add("k", "500");
+        increments.add("k", "2");
+        increments.redrive(first, edit);
+        increments.add("k", "4");
+        increments.add("decision", "3");  // what is refused of an operator holds nothing
+        increments.add("refused", "900");
+        increments.add("refused", "3");
+        Counting counting(increments.log, kHolding);
+        counting.tables.execute("alter table totals add check (value < 100)");
+        counting.fold_by(cut);
+        CHECK(counting.letters() ==
+              "1 malformed open1+, 2 behind_dead_letter open1+, 3 behind_dead_letter open1+, 4 behind_dead_letter "
+              "open1+, "
+              "5 refused_by_database open1, 6 behind_dead_letter open1+, 8 refused_by_database open1+, "
+              "9 behind_dead_letter open1+");
+        CHECK(counting.total("decision") == "3");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+        increments.discard(bad);
+        increments.redrive(first, edit);
+        counting.folding.restart();
+        counting.fold_by(cut);
+        CHECK(counting.total("k") == "8");
+        CHECK(counted_again(counting.database, counting.target, increments.log) == "");
+    }
+}
+
+TEST_CASE("a line of an imported file that waits behind a letter has come") {
+    for (const int cut : {1, 2, 30}) {
+        CAPTURE(cut);
+        Increments increments;
+        const auto first = increments.add_raw("k", "{");
+        for (int n = 0; n < 2; ++n) {
+            increments.log.append(0, FakeLog::Entry{0,
+                                                    kAppended,
+                                                    "k",
+                                                    EventSketch{kIncremented, increment_data("k", "1"), {}, {}}.text(),
+                                                    {{"import", std::string(22, 'f') + ":1"}}});
+        }
+        increments.discard(first);
+        Counting counting(increments.log, kHolding);
+        counting.fold_by(cut);
+        CHECK(counting.letters() == "1 malformed discarded1, 2 behind_dead_letter redriven1");
+        CHECK(counting.total("k") == "1");
+        CHECK(counting.tables.ask("select duplicates::text from offsets") == "1");
+    }
+}
+
+TEST_CASE("keys and letters of a megabyte that wait are released in time") {
+    const std::string key(1'000'000, '\xFF');
+    Increments increments;
+    const auto first = increments.add_raw(key, "{");
+    for (int n = 0; n < 30; ++n)
+        increments.add_raw(key, "{\"a\":\"" + std::string(1'000'000, 'x'));
+    Counting counting(increments.log, kHolding);
+    counting.folding.take_all();
+    REQUIRE(counting.folding.flush().outcome == Flushed::committed);
+    for (int n = 0; n < 30; ++n)
+        increments.discard(first + n);
+    counting.folding.take_all();
+    REQUIRE(counting.folding.flush().outcome == Flushed::committed);
+    CHECK(counting.tables.ask("select count(*) || ' ' || max(attempts) from dead_letters where status = 'discarded'") ==
+          "30 2");
+    CHECK(counting.tables.ask("select \"offset\" || status from dead_letters where holds") == "31open");
 }
 
 TEST_CASE("a partition claimed while a refused record is being looked for is lost, not refused") {

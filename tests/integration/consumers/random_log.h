@@ -19,6 +19,7 @@
 #include <string_view>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 namespace tidemark::tests {
 
@@ -65,8 +66,10 @@ inline void identify(FakeLog& log) {
 /// within the horizon and beyond it, records of strangers, late events and ties, append times that step back, gaps.
 class RandomLog {
 public:
-    RandomLog(std::uint64_t seed, bool counters, std::int32_t partitions, int records)
-        : random_(seed), counters_(counters), log_(partitions) {
+    /// `decides`: of a hundred records so many are operators' decisions, and when they are more than the usual few most
+    /// are about the first letters of their keys.
+    RandomLog(std::uint64_t seed, bool counters, std::int32_t partitions, int records, int decides = kDecides)
+        : random_(seed), counters_(counters), decides_(decides), log_(partitions) {
         identify(log_);
         for (int i = 0; i < records; ++i)
             append();
@@ -75,6 +78,8 @@ public:
     [[nodiscard]] const FakeLog& log() const { return log_; }
 
 private:
+    static constexpr int kDecides = 12;
+
     std::int64_t below(std::int64_t bound) {
         return static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(bound));
     }
@@ -144,7 +149,7 @@ private:
         append_time_ += std::chrono::microseconds(below(5'000'000));
         if (chance(6)) append_time_ += std::chrono::hours(below(30));
         if (chance(5)) append_time_ -= std::chrono::hours(below(3));
-        if (chance(12)) return decide();
+        if (chance(decides_)) return decide();
         const auto key = entity();
         auto event = sketch(key);
         FakeLog::Entry record;
@@ -155,7 +160,10 @@ private:
         if (chance(15))
             record.headers = {{"plain", "text"}, {std::string("\0\xFF\"{}", 5), std::string("NULL\\\0", 6)}, {"", ""}};
         record.value = event.text();
-        if (chance(25)) spoil(record, event, partition);
+        if (chance(25)) {
+            spoil(record, event, partition);
+            spoilt_.emplace_back(partition, log_.end(partition));
+        }
         if (chance(25)) import(record, partition);
         log_.append(partition, std::move(record));
     }
@@ -177,10 +185,15 @@ private:
     // About any earlier record, mostly of its own partition and mostly one that is a dead letter or may be; now and
     // then about one that is still to come.
     void decide() {
-        const auto partition = any_partition();
+        auto partition = any_partition();
         const auto end = log_.end(partition);
         const auto near = std::max<std::int64_t>(0, end - 20);
-        const auto offset = chance(80) ? near + below(end - near + 1) : below(end + 2);
+        auto offset = chance(80) ? near + below(end - near + 1) : below(end + 2);
+        if (decides_ > kDecides && !spoilt_.empty() && chance(80)) {
+            const auto one = spoilt_.begin() + below(std::min<std::int64_t>(3, std::ssize(spoilt_)));
+            std::tie(partition, offset) = *one;
+            if (chance(15)) spoilt_.erase(one);
+        }
         EventSketch event;
         if (chance(30)) {
             event.type = schemas::dead_letter::kDiscarded;
@@ -258,10 +271,12 @@ private:
 
     std::mt19937_64 random_;
     bool counters_;
+    int decides_;
     FakeLog log_;
     base::Timestamp append_time_{std::chrono::seconds(1'700'000'000)};
     std::map<std::string, std::pair<std::string_view, std::string>> first_data_;
     std::set<std::string> entities_;
+    std::vector<std::pair<std::int32_t, std::int64_t>> spoilt_;  // where they stand, but for imported ones
     std::map<std::string, std::pair<FakeLog::Entry, std::int32_t>> imported_;
 };
 
