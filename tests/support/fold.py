@@ -4,7 +4,8 @@ Nothing here is shared with the C++ sources but the rules, which stand in the do
 CloudEvents JSON object; its key is its entity; a deduplicated or ordered event counts only in its key's partition; an
 event over an hour ahead of its append time is parked; a repeat of an identity within 24 hours of log time is a
 duplicate, or a conflict when its data differ; log time is the running maximum of a partition's append times. Before all
-that: a record with a value whose header `import` names a line of a file that has come to its partition is a duplicate.
+that: a record with a value whose header `import` names a line of a file that has come to its partition is a duplicate;
+and what comes under a key that a dead letter holds is parked behind it, until that one is redriven or discarded.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ LOG_CREATED = "tidemark.log.created.v1"
 REDRIVEN = "tidemark.dead_letter.redriven.v1"
 DISCARDED = "tidemark.dead_letter.discarded.v1"
 MOST_ATTEMPTS = 6
+MOST_RELEASED = 1000
+BEHIND = "behind_dead_letter"
+# Of a stream that asks for it: the reasons for which a letter holds its key (tests/support/holding_counters.h).
+HOLDING = frozenset({"tombstone", "malformed", "unknown_type", "invalid_data", "refused_by_database"})
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Letter:
     status: str = "open"
     decided_at: int | None = None
     note: str | None = None
+    holds: bool = False
 
 
 @dataclass
@@ -90,6 +96,9 @@ class Expected:
     identities: dict[tuple[int, str], tuple[int, int, Any]] = field(default_factory=dict)
     # (partition, file, line) of imports
     lines: set[tuple[int, str, int]] = field(default_factory=set)
+    # Reasons for which a letter holds its key, and by partition and key the offsets of those that do
+    holding: frozenset[str] = frozenset()
+    queues: dict[tuple[int, bytes], list[int]] = field(default_factory=dict)
 
     def fold(self, records: Iterable[Record], ends: Mapping[int, int]) -> None:
         """Folds a whole log: each partition's records by rising offset, and the offset after the last of each."""
@@ -104,6 +113,8 @@ class Expected:
                 here.duplicates += 1
                 continue
             try:
+                if self._queue(record) and not _is_of_no_entity(record):
+                    raise Parked(BEHIND)
                 event = _Event(record)
                 if event.type == LOG_CREATED:
                     identity = _check_identity(event, record, identity)
@@ -118,7 +129,11 @@ class Expected:
                     here.duplicates += 1
             except Parked as parked:
                 here.parked += 1
-                self.letters[(record.partition, record.offset)] = Letter(record, parked.reason)
+                letter = self.letters[(record.partition, record.offset)] = Letter(record, parked.reason)
+                asks = parked.reason in self.holding and record.key is not None and not _is_of_no_entity(record)
+                if parked.reason == BEHIND or asks:
+                    letter.holds = True
+                    self.queues.setdefault((record.partition, record.key or b""), []).append(record.offset)
         for number, end in ends.items():
             here = self.partitions[number]
             here.gaps += end - here.next_offset
@@ -161,12 +176,35 @@ class Expected:
             decision.integer("attempts", 1, 2**63 - 1)
             seen = decision.members["attempts"]
         letter = self.letters.get((record.partition, decision.members["offset"]))
-        if letter is None or letter.status != "open" or (seen is not None and seen != letter.attempts):
+        if letter is None or (seen is not None and seen != letter.attempts):
             return
-        letter.decided_at = record.offset
+        is_first = letter.holds and self._queue(letter.record)[0] == letter.record.offset
         if decision.type == DISCARDED:
-            letter.status, letter.note = "discarded", text
+            if letter.status != "open" and not letter.holds:
+                return
+            letter.decided_at, letter.status, letter.note = record.offset, "discarded", text
+            self._let_go(letter)
+        elif letter.status != "open" or (letter.holds and not is_first):
             return
+        else:
+            self._judge_again(letter, text, record, here, partitions)
+        # Those behind it, one after the other, up to the next that stays.
+        released = 0
+        while is_first and not letter.holds and released < MOST_RELEASED and self._queue(letter.record):
+            letter = self.letters[(record.partition, self._queue(letter.record)[0])]
+            self._judge_again(letter, None, record, here, partitions)
+            released += 1
+
+    def _queue(self, record: Record) -> list[int]:
+        return [] if record.key is None else self.queues.get((record.partition, record.key), [])
+
+    def _let_go(self, letter: Letter) -> None:
+        if letter.holds:
+            letter.holds = False
+            self._queue(letter.record).remove(letter.record.offset)
+
+    def _judge_again(self, letter: Letter, text: str | None, record: Record, here: Partition, partitions: int) -> None:
+        letter.decided_at = record.offset
         value = letter.record.value if text is None else text.encode()
         again = Record(record.partition, record.offset, record.append_time, letter.record.key, value)
         try:
@@ -174,9 +212,12 @@ class Expected:
             if self._is_new(event, again, here, partitions):
                 self._apply(event, again, here.log_time)
             letter.status = "redriven"
-        except Parked:
+            self._let_go(letter)
+        except Parked as parked:
             letter.attempts += 1
             letter.status = "quarantined" if letter.attempts >= MOST_ATTEMPTS else "open"
+            if parked.reason not in self.holding:
+                self._let_go(letter)
 
     def _is_new(self, event: _Event, record: Record, here: Partition, partitions: int) -> bool:
         if event.type not in self.types:
@@ -411,6 +452,14 @@ def _is_text(value: Any, limit: int = 256) -> bool:
 def _require(condition: bool) -> None:
     if not condition:
         raise Parked("malformed")
+
+
+def _is_of_no_entity(record: Record) -> bool:
+    """An operator's decision, or what says which log this is."""
+    try:
+        return _Event(record).type in (LOG_CREATED, REDRIVEN, DISCARDED)
+    except Parked:
+        return False
 
 
 def _check_identity(event: _Event, record: Record, known: str | None) -> str:

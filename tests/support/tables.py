@@ -44,7 +44,8 @@ _queries: dict[str, dict[str, tuple[int, str]]] = {
         ),
         "dead_letters": (
             2,
-            'select partition, "offset", reason, attempts, status, decided_at, note from {schema}.dead_letters',
+            'select partition, "offset", reason, attempts, status, decided_at, note, holds'
+            " from {schema}.dead_letters",
         ),
         "dedupe": (2, f'select partition, identity, "offset", {micros("log_time")} from {{schema}}.dedupe'),
         "imports": (3, "select partition, file, block, lines from {schema}.imports"),
@@ -94,20 +95,22 @@ def read_tables(dsn: str, stream: str, schema: str = "") -> Snapshot:
         connection.close()
 
 
-def expected_tables(stream: str, log: Log, ends: dict[int, int]) -> Expected:
-    """The reference fold of the log up to `ends`."""
-    fold = STREAMS[stream]()
+def expected_tables(stream: str, log: Log, ends: dict[int, int], holding: frozenset[str] = frozenset()) -> Expected:
+    """The reference fold of the log up to `ends`; letters of the reasons `holding` hold their key."""
+    fold = STREAMS[stream](holding=holding)
     fold.fold(log.read(f"tidemark.{stream}", ends), ends)
     return fold
 
 
-def differences(stream: str, log: Log, dsn: str, schema: str = "") -> list[str]:
+def differences(
+    stream: str, log: Log, dsn: str, schema: str = "", holding: frozenset[str] = frozenset()
+) -> list[str]:
     """How the tables differ from the fold of the log up to the offsets that the tables themselves name; [] is equal.
 
     It may be asked at any moment, also under load: what is not applied yet is no difference.
     """
     tables = read_tables(dsn, stream, schema)
-    fold = expected_tables(stream, log, tables.vector)
+    fold = expected_tables(stream, log, tables.vector, holding)
     found = _compare_common(tables, fold)
     if isinstance(fold, Counters):
         found += _compare("totals", tables.rows["totals"], {key: tuple(row) for key, row in fold.totals.items()})
@@ -136,7 +139,7 @@ def _compare_common(tables: Snapshot, fold: Expected) -> list[str]:
     }
     found = _compare("offsets", tables.rows["offsets"], partitions)
     letters = {
-        place: (each.reason, each.attempts, each.status, each.decided_at, each.note)
+        place: (each.reason, each.attempts, each.status, each.decided_at, each.note, each.holds)
         for place, each in fold.letters.items()
     }
     found += _compare("dead_letters", tables.rows["dead_letters"], letters)
