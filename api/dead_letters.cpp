@@ -150,7 +150,7 @@ std::string list_sql(Streams streams, bool has_status, bool has_reason) {
     std::string letters;
     for (const auto status : kStatuses) {
         std::string one = R"(
-            (select 1 as part, generation, # as stream, reason, detail, partition, "offset", append_time, status, attempts,
+            (select 1 as part, generation, # as stream, reason, detail, partition, "offset", append_time, status, attempts, holds,
                     octet_length(key) as key_size, case when octet_length(key) <= $6 then key end as key,
                     octet_length(value) as size
              from @.api_dead_letters
@@ -162,14 +162,15 @@ std::string list_sql(Streams streams, bool has_status, bool has_reason) {
         if (has_status) break;
     }
     return "select part, generation, stream, reason, detail, partition, \"offset\", "
-           "(extract(epoch from append_time) * 1000000)::bigint, status, attempts, key_size, key, size from ("
+           "(extract(epoch from append_time) * 1000000)::bigint, status, attempts, key_size, key, size, holds from ("
            "(select * from (" +
            letters +
            ") as letters order by append_time desc, stream desc, partition desc, \"offset\" desc limit $1) union all " +
-           for_each_stream(streams,
-                           "select 0, generation, #, applied, as_of, null, null, null, null, null, null, null, null "
-                           "from @.api_progress",
-                           " union all ") +
+           for_each_stream(
+               streams,
+               "select 0, generation, #, applied, as_of, null, null, null, null, null, null, null, null, null "
+               "from @.api_progress",
+               " union all ") +
            ") as page order by part desc, append_time desc, stream desc, partition desc, \"offset\" desc";
 }
 
@@ -188,32 +189,36 @@ std::string reasons_sql(Streams streams) {
 // The letter, then its headers, then the progress: see Reads.
 constexpr std::string_view kOne = R"(
     select 2 as part, generation, reason, detail, status, attempts, topic,
-           (extract(epoch from append_time) * 1000000)::bigint, decided_at, note, key, value, 0::bigint as place
+           (extract(epoch from append_time) * 1000000)::bigint, decided_at, note, key, value, holds, 0::bigint as place
     from @.api_dead_letters where partition = $1 and "offset" = $2
     union all
-    select 1, d.generation, null, null, null, null, null, null, null, null, h.name, h.value, h.place
+    select 1, d.generation, null, null, null, null, null, null, null, null, h.name, h.value, null, h.place
     from @.api_dead_letters d, unnest(d.header_names, d.header_values) with ordinality as h (name, value, place)
     where d.partition = $1 and d."offset" = $2
     union all
-    select 0, generation, applied, as_of, null, null, null, null, null, null, null, null, 0 from @.api_progress
+    select 0, generation, applied, as_of, null, null, null, null, null, null, null, null, null, 0 from @.api_progress
     order by part desc, place)";
 
 constexpr std::string_view kStatus = R"(
-    select 1, generation, status, null, attempts from @.api_dead_letters where partition = $1 and "offset" = $2
+    select 1, generation, status, null, attempts, holds, behind from @.api_dead_letters
+    where partition = $1 and "offset" = $2
     union all
-    select 0, generation, applied, as_of, 0 from @.api_progress order by 1 desc)";
+    select 0, generation, applied, as_of, 0, false, null from @.api_progress order by 1 desc)";
 
-// Of reason $1 or any, $2 at most, those first that were tried least: whoever asks again gets to the others. A decision
-// that became a letter is not meant with them: judged again it is one of no type of the stream.
+// Of reason $1 or any, $2 at most, those first that were tried least: whoever asks again gets to the others. Those that
+// wait behind one come last: they go with it. A decision that became a letter is not meant with them: judged again it
+// is one of no type of the stream.
 constexpr std::string_view kOpen = R"(
-    (select 1 as part, generation, ''::text, ''::text, partition, "offset", attempts from @.api_dead_letters
+    (select 1 as part, generation, ''::text, ''::text, partition, "offset", attempts, behind is not null as waits,
+            reason = 'behind_dead_letter' and attempts = 1 as is_untried
+     from @.api_dead_letters
      where status = 'open' and ($1::text is null or reason = $1)
        and not (key is not distinct from 'decision'::bytea
                 and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) > 0)
-     order by attempts, partition, "offset" limit $2)
+     order by is_untried, attempts, partition, "offset" limit $2)
     union all
-    select 0, generation, applied, as_of, 0, 0, 0 from @.api_progress
-    order by part desc, attempts, partition, "offset")";
+    select 0, generation, applied, as_of, 0, 0, 0, false, false from @.api_progress
+    order by part desc, is_untried, attempts, partition, "offset")";
 
 // What became of letters that were decided about at offsets $3. The limits have each looked up by its key.
 constexpr std::string_view kOutcomes = R"(
@@ -289,6 +294,7 @@ void append_number(std::string& out, std::string_view name, std::int64_t number)
 /// A letter that a request decides about.
 struct Letter {
     Position position;
+    bool waits = false;     ///< behind another one, with which it goes: nothing is sent about it
     std::int64_t seen = 1;  ///< attempts before the decision, which holds only if there were no others meanwhile
     Outcome outcome = Outcome::unavailable;
     std::int64_t decision = -1;  ///< where the decision stands; -1: nowhere
@@ -413,8 +419,9 @@ void DeadLetters::look(const std::shared_ptr<Read>& read, Streams streams, const
 }
 
 void DeadLetters::list(const http::Request& request, http::Reply reply) const {
-    static constexpr std::array<std::string_view, 11> kColumns{
-        "id", "stream", "letter", "appendTime", "reason", "detail", "status", "attempts", "key", "keyBase64", "size"};
+    static constexpr std::array<std::string_view, 12> kColumns{"id",     "stream", "letter",    "appendTime",
+                                                               "reason", "detail", "status",    "attempts",
+                                                               "holds",  "key",    "keyBase64", "size"};
     constexpr char kCursor = 'd';
     Violations violations;
     const std::array<std::string_view, 6> known{Reads::kAtLeast, "stream", "status", "reason", "limit", "cursor"};
@@ -450,6 +457,7 @@ void DeadLetters::list(const http::Request& request, http::Reply reply) const {
             items.text(rows.text(row, 4));
             items.text(rows.text(row, 8));
             items.number(rows.text(row, 9));
+            items.flag(rows.boolean(row, 13));
             const auto bytes = bytes_at(rows, row, 11);
             const bool is_text = bytes && json::is_utf8(*bytes);
             if (is_text) {
@@ -523,6 +531,7 @@ std::string body_of_letter(const Reads::Look& look, std::string_view id, const P
     append_text(out, "detail", rows.text(0, 3));
     append_text(out, "status", rows.text(0, 4));
     append_number(out, "attempts", rows.integer(0, 5));
+    out.append(rows.boolean(0, 12) ? R"(,"holds":true)" : R"(,"holds":false)");
     if (rows.cell(0, 8)) {
         append_text(out, "decision", text_of({position.partition, rows.integer(0, 8)}));
     } else {
@@ -641,28 +650,35 @@ void DeadLetters::decide_one(const http::Request& request, http::Reply reply, bo
         given.add(position.partition).add(position.offset);
         return given;
     };
-    reads_.look(statuses_[deciding->stream].statement(), params,
-                [self = shared_from_this(), deciding](std::variant<Reads::Look, const ProblemType*> looked) {
-                    if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
-                        self->fail(*deciding, **problem);
-                        return;
-                    }
-                    const auto& found = std::get<Reads::Look>(looked);
-                    if (found.items == 0) {
-                        send_problem(deciding->reply,
-                                     {.type = &problems::kUnknownEntity, .detail = std::string(kNoSuchLetter)},
-                                     deciding->trace);
-                    } else if (found.rows.text(0, 2) != "open") {
-                        send_problem(deciding->reply,
-                                     {.type = &problems::kNotOpen,
-                                      .detail = "the letter is " + std::string(found.rows.text(0, 2)) +
-                                                ", and no decision changes that"},
-                                     deciding->trace);
-                    } else {
-                        deciding->letters.front().seen = found.rows.integer(0, 4);
-                        self->publish_next(deciding);
-                    }
-                });
+    reads_.look(
+        statuses_[deciding->stream].statement(), params,
+        [self = shared_from_this(), deciding](std::variant<Reads::Look, const ProblemType*> looked) {
+            if (const auto* problem = std::get_if<const ProblemType*>(&looked)) {
+                self->fail(*deciding, **problem);
+                return;
+            }
+            const auto& found = std::get<Reads::Look>(looked);
+            if (found.items == 0) {
+                send_problem(deciding->reply, {.type = &problems::kUnknownEntity, .detail = std::string(kNoSuchLetter)},
+                             deciding->trace);
+            } else if (found.rows.text(0, 2) != "open" && (deciding->redrives || !found.rows.boolean(0, 5))) {
+                send_problem(deciding->reply,
+                             {.type = &problems::kNotOpen,
+                              .detail = "the letter is " + std::string(found.rows.text(0, 2)) +
+                                        ", and no decision changes that"},
+                             deciding->trace);
+            } else if (deciding->redrives && found.rows.cell(0, 6)) {
+                const Position first{deciding->letters.front().position.partition, found.rows.integer(0, 6)};
+                send_problem(deciding->reply,
+                             {.type = &problems::kBehindDeadLetter,
+                              .detail = "it waits behind " + std::string(schemas::catalogue()[deciding->stream].name) +
+                                        ':' + text_of(first)},
+                             deciding->trace);
+            } else {
+                deciding->letters.front().seen = found.rows.integer(0, 4);
+                self->publish_next(deciding);
+            }
+        });
 }
 
 void DeadLetters::redrive_many(const http::Request& request, http::Reply reply) const {
@@ -702,6 +718,7 @@ void DeadLetters::redrive_many(const http::Request& request, http::Reply reply) 
                 auto& letter = deciding->letters.emplace_back();
                 letter.position = {static_cast<std::int32_t>(found.rows.integer(row, 4)), found.rows.integer(row, 5)};
                 letter.seen = found.rows.integer(row, 6);
+                letter.waits = found.rows.boolean(row, 7);
             }
             if (is_dry_run || deciding->letters.empty()) {
                 self->finish(*deciding, true);
@@ -727,6 +744,10 @@ void DeadLetters::publish_next(const Decision& deciding) const {
     };
     std::string data;
     for (auto n = all.begin; n < all.end; ++n) {
+        if (all.letters[n].waits) {
+            settle(*this, deciding);
+            continue;
+        }
         data.clear();
         const auto offset = all.letters[n].position.offset;
         if (all.redrives) {
@@ -751,10 +772,11 @@ void DeadLetters::publish_next(const Decision& deciding) const {
     settle(*this, deciding);
 }
 
-/// Of each partition the last decision.
+/// Of each partition the last decision, if there is one.
 std::vector<Position> last_decisions(std::span<const Letter> letters) {
     std::vector<Position> last;
     for (const auto& one : letters) {
+        if (one.decision < 0) continue;
         const auto same = std::find_if(last.begin(), last.end(),
                                        [&](const auto& other) { return other.partition == one.position.partition; });
         if (same == last.end()) {
@@ -769,8 +791,8 @@ std::vector<Position> last_decisions(std::span<const Letter> letters) {
 void DeadLetters::when_published(const Decision& deciding) const {
     auto& all = *deciding;
     const std::span sent(all.letters.data(), all.end);
-    const auto failed =
-        std::find_if(sent.begin(), sent.end(), [](const Letter& one) { return one.outcome != Outcome::accepted; });
+    const auto failed = std::find_if(sent.begin(), sent.end(),
+                                     [](const Letter& one) { return !one.waits && one.outcome != Outcome::accepted; });
     if (failed != sent.end()) {
         const auto stored =
             std::count_if(sent.begin(), sent.end(), [](const Letter& one) { return one.outcome == Outcome::accepted; });
@@ -788,6 +810,10 @@ void DeadLetters::when_published(const Decision& deciding) const {
     const auto left = std::max(std::chrono::ceil<milliseconds>(all.until - now), milliseconds(0));
     all.reply.extend_deadline(static_cast<std::uint32_t>((left + kQueryStep).count()));
     Wish wish{.at_least = last_decisions(sent.subspan(all.begin))};
+    if (wish.at_least.empty()) {
+        when_folded(deciding);
+        return;
+    }
     reads_.watch().wait(all.stream, std::move(wish), left,
                         [self = shared_from_this(), deciding](const WaitOutcome& outcome) {
                             if (outcome.waited == Waited::satisfied) {
@@ -872,12 +898,11 @@ void DeadLetters::finish(Deciding& all, bool in_time) const {
     if (!is_dry) {
         const auto last = last_decisions(shown);
         const auto& log = reads_.watch().log(all.stream);
-        lines = "Log-Position: ";
         for (const auto& position : last) {
-            if (&position != &last.front()) lines.push_back(',');
+            lines.append(&position == &last.front() ? "Log-Position: " : ",");
             schemas::append_token(lines, log.stream(), log.hash(), position);
         }
-        lines.append("\r\n");
+        if (!last.empty()) lines.append("\r\n");
     }
     if (!all.is_filter) {
         const auto& letter = shown.front();

@@ -79,6 +79,12 @@ void Items::instant(schemas::Timestamp value) {
     end_cell();
 }
 
+void Items::flag(bool value) {
+    begin_cell();
+    body_.append(value ? "true" : "false");
+    end_cell();
+}
+
 void Items::null() {
     begin_cell();
     if (media_ != Media::csv) body_.append("null");

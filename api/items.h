@@ -23,6 +23,7 @@ public:
     void text(std::string_view value);     ///< UTF-8
     void number(std::string_view digits);  ///< as written
     void instant(schemas::Timestamp value);
+    void flag(bool value);
     void null();
     void absent();  ///< the row has no such member; in CSV it is as null
 

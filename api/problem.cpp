@@ -34,6 +34,10 @@ const ProblemType kNotOpen{"not_open", 409, "The dead letter is not open any mor
                            "It was redriven, discarded or quarantined before; `detail` says which. No decision changes "
                            "that.",
                            "Read it to see what was decided. What it says can be written again as a new event."};
+const ProblemType kBehindDeadLetter{"behind_dead_letter", 409, "The dead letter waits behind another one",
+                                    "An earlier record of the same key is a dead letter that holds what comes after "
+                                    "it; `detail` names it. Letters behind it are judged when it goes, in order.",
+                                    "Redrive or discard the one that it waits behind, or discard this one."};
 const ProblemType kWindowDropped{
     "window_dropped", 410, "The windows are no longer kept",
     "The range begins before the windows that are kept; the operator of this deployment says for how long they are. "
@@ -83,16 +87,27 @@ const ProblemType kNotReady{"not_ready", 503, "The program is not ready",
 namespace {
 
 constexpr std::array kTypes{
-    &problems::kInvalidRequest,   &problems::kTokenUnknown,
-    &problems::kNotFound,         &problems::kUnknownEntity,
-    &problems::kMethodNotAllowed, &problems::kNotAcceptable,
-    &problems::kRequestTimeout,   &problems::kNotOpen,
-    &problems::kWindowDropped,    &problems::kContentTooLarge,
-    &problems::kTargetTooLong,    &problems::kUnsupportedMediaType,
-    &problems::kFromTheFuture,    &problems::kHeadersTooLarge,
-    &problems::kInternal,         &problems::kNotImplemented,
-    &problems::kOverloaded,       &problems::kUnavailable,
-    &problems::kOutcomeUnknown,   &problems::kStale,
+    &problems::kInvalidRequest,
+    &problems::kTokenUnknown,
+    &problems::kNotFound,
+    &problems::kUnknownEntity,
+    &problems::kMethodNotAllowed,
+    &problems::kNotAcceptable,
+    &problems::kRequestTimeout,
+    &problems::kNotOpen,
+    &problems::kBehindDeadLetter,
+    &problems::kWindowDropped,
+    &problems::kContentTooLarge,
+    &problems::kTargetTooLong,
+    &problems::kUnsupportedMediaType,
+    &problems::kFromTheFuture,
+    &problems::kHeadersTooLarge,
+    &problems::kInternal,
+    &problems::kNotImplemented,
+    &problems::kOverloaded,
+    &problems::kUnavailable,
+    &problems::kOutcomeUnknown,
+    &problems::kStale,
     &problems::kNotReady,
 };
 

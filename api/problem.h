@@ -31,6 +31,7 @@ extern const ProblemType kMethodNotAllowed;
 extern const ProblemType kNotAcceptable;
 extern const ProblemType kRequestTimeout;
 extern const ProblemType kNotOpen;
+extern const ProblemType kBehindDeadLetter;
 extern const ProblemType kWindowDropped;
 extern const ProblemType kContentTooLarge;
 extern const ProblemType kTargetTooLong;

@@ -37,13 +37,14 @@ group by reason, status order by 3 desc, 1, 2)"};
 
 constexpr pg::Statement kNewest{"dead_letters_newest", R"(
 select partition, "offset", (extract(epoch from append_time) * 1000000)::bigint, reason, detail, status, attempts,
-       key is null, coalesce(key, ''), coalesce(octet_length(value), -1)
+       key is null, coalesce(key, ''), coalesce(octet_length(value), -1), holds
 from dead_letters where $1 in ('', reason)
 order by append_time desc, partition, "offset" desc limit $2)"};
 
 constexpr pg::Statement kOne{"dead_letters_one", R"(
 select (extract(epoch from append_time) * 1000000)::bigint, reason, detail, status, attempts,
-       key is null, coalesce(key, ''), value is null, coalesce(value, ''), topic, coalesce(decided_at, -1), coalesce(note, '')
+       key is null, coalesce(key, ''), value is null, coalesce(value, ''), topic, coalesce(decided_at, -1), coalesce(note, ''),
+       holds
 from dead_letters where partition = $1 and "offset" = $2)"};
 
 constexpr pg::Statement kHeaders{"dead_letters_headers", R"(
@@ -107,7 +108,9 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
         append_text(json, "reason", rows.text(0, 1));
         append_text(json, "detail", rows.text(0, 2));
         append_text(json, "status", rows.text(0, 3));
-        json += ",\"attempts\":" + std::to_string(rows.integer(0, 4)) + ",\"decision\":";
+        json += ",\"attempts\":" + std::to_string(rows.integer(0, 4));
+        json += rows.boolean(0, 12) ? ",\"holds\":true" : ",\"holds\":false";
+        json += ",\"decision\":";
         json += decided < 0 ? "null" : '"' + text_of({options.letter->partition, decided}) + '"';
         append_text(json, "note", note);
         json += ',';
@@ -128,6 +131,7 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     out << "letter    " << position << " of topic " << rows.text(0, 9) << ", appended " << appended << "\nreason    "
         << rows.text(0, 1) << ": " << shown(std::string(rows.text(0, 2)), kMostOfValue) << "\nstatus    "
         << rows.text(0, 3) << ", attempts " << rows.integer(0, 4);
+    if (rows.boolean(0, 12)) out << ", holds what comes later under its key";
     if (decided >= 0) out << ", decided about at " << text_of({options.letter->partition, decided});
     if (!note.empty()) out << ": " << shown(note, kMostOfValue);
     out << "\nkey       " << for_people(key, kMostOfValue) << '\n';
@@ -180,7 +184,8 @@ void write_list_as_json(const pg::Rows& letters, const std::vector<Reason>& reas
         append_text(json, "reason", letters.text(row, 3));
         append_text(json, "detail", letters.text(row, 4));
         append_text(json, "status", letters.text(row, 5));
-        json += ",\"attempts\":" + std::to_string(letters.integer(row, 6)) + ',';
+        json += ",\"attempts\":" + std::to_string(letters.integer(row, 6));
+        json += letters.boolean(row, 10) ? ",\"holds\":true," : ",\"holds\":false,";
         append_bytes(json, "key", bytes_at(letters, row, 7));
         const auto size = letters.integer(row, 9);
         json += ",\"size\":" + (size < 0 ? "null" : std::to_string(size)) + '}';
@@ -213,9 +218,9 @@ void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, con
 }
 
 constexpr pg::Statement kOpen{"dead_letters_open", R"(
-select partition, "offset", status, attempts from dead_letters
+select partition, "offset", status, attempts, holds from dead_letters
 where case when $1 >= 0 then partition = $1 and "offset" = $2
-      else status = 'open' and $3 in ('', reason)
+      else (status = 'open' or ($4 and holds)) and $3 in ('', reason)
            -- a decision that became a letter is not meant with the others: judged again it is one of no type of the stream
            and not (key is not distinct from 'decision'::bytea
                     and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) > 0) end
@@ -223,7 +228,10 @@ order by partition, "offset")"};
 
 constexpr pg::Statement kOutcomes{"dead_letters_outcomes", R"(
 select coalesce(d.status, 'gone'), coalesce(c.detail, d.detail, 'the tables that are read now do not have it'),
-       c.reason is not null
+       c.reason is not null,
+       case when d.holds then (select min(h."offset") from dead_letters h
+                               where h.holds and h.partition = d.partition and sha256(h.key) = sha256(d.key)
+                                 and h."offset" < d."offset") end
 from unnest($1::integer[], $2::bigint[], $3::bigint[]) with ordinality as w (partition, "offset", decision, place)
 left join dead_letters d on d.partition = w.partition and d."offset" = w."offset"
 left join dead_letters c on c.partition = w.partition and c."offset" = w.decision
@@ -236,22 +244,25 @@ struct Decision {
     schemas::Position letter;
     std::int64_t attempts = 1;           // so far
     std::optional<std::int64_t> offset;  // where it stands itself
+    bool is_known = false;               // what became of it, which the rest says
     std::string status = "open";
     std::string detail;
-    bool was_refused = false;  // the decision itself became a dead letter
+    std::optional<std::int64_t> behind;  // it waits for this one
+    bool was_refused = false;            // the decision itself became a dead letter
 };
 
 std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& options, const std::string& stream) {
     pg::Params params;
     params.add(options.letter ? options.letter->partition : -1).add(options.letter ? options.letter->offset : -1);
-    params.add(options.reason);
+    params.add(options.reason).add(!options.redrive);
     const auto rows = tables.run(kOpen, params);
     std::vector<Decision> decisions;
     for (std::size_t row = 0; row < rows.size(); ++row) {
         Decision decision;
         decision.letter = position_at(rows, row);
         decision.attempts = rows.integer(row, 3);
-        if (rows.text(row, 2) != "open") {
+        // Quarantined ones that hold their entity can be let go only so.
+        if (rows.text(row, 2) != "open" && (options.redrive || !rows.boolean(row, 4))) {
             throw Refused("dead letter " + text_of(decision.letter) + " of " + stream + " is " +
                           std::string(rows.text(row, 2)) + ", and no decision changes that");
         }
@@ -305,7 +316,7 @@ void await_folded(pg::Connection& registry, const DecideOptions& options, const 
         const auto next = find_progress(registry, stream);
         const bool folded = std::all_of(decisions.begin(), decisions.end(), [&](const Decision& one) {
             const auto partition = static_cast<std::size_t>(one.letter.partition);
-            return partition < next.size() && next[partition] > one.offset.value();
+            return !one.offset || (partition < next.size() && next[partition] > *one.offset);
         });
         if (folded) return;
         if (options.cancelled() || std::chrono::steady_clock::now() >= until) {
@@ -331,9 +342,13 @@ void read_outcomes(pg::Connection& tables, std::span<Decision> decisions) {
     params.add(std::move(partitions)).add(std::move(offsets)).add(std::move(own));
     const auto rows = tables.run(kOutcomes, params);
     for (std::size_t row = 0; row < decisions.size(); ++row) {
-        decisions[row].status = rows.text(row, 0);
-        decisions[row].detail = rows.text(row, 1);
-        decisions[row].was_refused = rows.boolean(row, 2);
+        auto& one = decisions[row];
+        one.is_known = true;
+        one.status = rows.text(row, 0);
+        one.detail = rows.text(row, 1);
+        one.was_refused = rows.boolean(row, 2);
+        one.behind = rows.cell(row, 3) ? std::optional(rows.integer(row, 3)) : std::nullopt;
+        if (one.behind) one.detail = "waits behind " + text_of({one.letter.partition, *one.behind});
     }
 }
 
@@ -344,16 +359,17 @@ void carry_out(pg::Connection& tables, const DecideOptions& options, const Gener
     kafka::Admin admin(options.brokers, options.kafka_properties);
     std::size_t sent = 0;
     try {
-        while (sent < decisions.size()) {
-            const auto begin = sent;
-            const auto end = std::min(decisions.size(), begin + kDecisionsAtOnce);
-            for (; sent < end; ++sent) {
+        for (std::size_t begin = 0; begin < decisions.size(); begin += kDecisionsAtOnce) {
+            const auto chunk = decisions.subspan(begin, std::min(kDecisionsAtOnce, decisions.size() - begin));
+            // Some have been released by the ones before them, and others wait for these.
+            if (options.redrive) read_outcomes(tables, chunk);
+            for (auto& one : chunk) {
                 if (options.cancelled()) throw std::runtime_error("cancelled");
-                auto& one = decisions[sent];
+                if (options.redrive && (one.status != "open" || one.behind)) continue;
                 one.offset = admin.append(live.target.topic, one.letter.partition, schemas::dead_letter::kKey,
                                           event_of(options, one.letter, one.attempts));
+                ++sent;
             }
-            const auto chunk = decisions.subspan(begin, end - begin);
             await_folded(tables, options, stream, chunk);
             read_outcomes(tables, chunk);
             if (std::any_of(chunk.begin(), chunk.end(), [](const Decision& one) { return one.was_refused; })) return;
@@ -392,7 +408,7 @@ void write_decisions(const DecideOptions& options, const std::string& stream, co
         ++counts[one.status];
         if (one.status == what) continue;
         out << text_of(one.letter) << " is " << one.status << ": ";
-        if (!one.offset) {
+        if (!one.is_known) {
             out << "nothing was sent, for a decision before it was refused";
         } else {
             out << (one.was_refused ? "the decision itself became a dead letter: " : "") << shown(one.detail);
@@ -414,10 +430,23 @@ bool decide_dead_letters(const DecideOptions& options, const Generation& live, s
         throw Refused("the edit is larger than " + std::to_string(schemas::dead_letter::kMaxSentEditBytes) +
                       " bytes, and would not fit into a record");
     if (!decisions.empty()) static_cast<void>(event_of(options, decisions.front().letter, decisions.front().attempts));
+    if (options.redrive && options.letter) {
+        read_outcomes(tables, decisions);
+        const auto& one = decisions.front();
+        if (one.behind) {
+            throw Refused("dead letter " + text_of(one.letter) + " of " + stream + ' ' + one.detail +
+                          ": redrive or discard that one first");
+        }
+    }
     if (options.dry_run) {
         if (!decisions.empty()) read_outcomes(tables, decisions);
     } else if (!decisions.empty()) {
+        const auto last_first = [&] {
+            if (!options.redrive) std::reverse(decisions.begin(), decisions.end());
+        };
+        last_first();
         carry_out(tables, options, live, decisions);
+        last_first();
     }
     write_decisions(options, stream, decisions, out);
     return options.dry_run || std::none_of(decisions.begin(), decisions.end(), [&](const Decision& one) {

@@ -26,7 +26,7 @@ struct DeadLetterOptions {
 ///   {"stream":"counters","generation":1,"count":2,
 ///    "reasons":[{"reason":"malformed","status":"open","count":2,"oldest":"...","newest":"..."}],
 ///    "letters":[{"letter":"0:17","appendTime":"...","reason":"malformed","detail":"...","status":"open","attempts":1,
-///                "key":"abc","size":3}]}
+///                "holds":false,"key":"abc","size":3}]}
 /// One of them has no "size", but "topic", "decision":"0:42" or null, "note", "headers":[{"name":"...","value":"..."}]
 /// and "value"; key, value and a header's parts may be null, and have "Base64" behind their name where they are that.
 /// Throws Refused when there is no such letter, pg::Error.
@@ -48,11 +48,13 @@ struct DecideOptions {
 };
 
 /// Decides about open letters, but for decisions that became letters unless one is named: appends an event for each to
-/// its partition, a hundred at a time, waits until the live tables hold them, and writes what became of each. Ends when
-/// a decision itself became a dead letter. True when all are redriven, or discarded. As JSON:
+/// its partition, a hundred at a time, waits until the live tables hold them, and writes what became of each. Redrives
+/// the first ones first and discards the last ones first, so that nothing is released that is to be discarded; to a
+/// letter that waits behind another no redrive is sent. Ends when a decision itself became a dead letter. True when all
+/// are redriven, or discarded. As JSON:
 ///   {"stream":"counters","letters":[{"letter":"0:17","decision":"0:42","status":"redriven","detail":"..."}]}
-/// "decision" is null in a dry run. Throws Refused when nothing is meant or the letter is not open, kafka::Error,
-/// pg::Error, std::runtime_error when the decisions are on the log and were not folded in time.
+/// "decision" is null where none was sent. Throws Refused when nothing is meant or the letter is not open or waits,
+/// kafka::Error, pg::Error, std::runtime_error when the decisions are on the log and were not folded in time.
 bool decide_dead_letters(const DecideOptions& options, const Generation& live, std::ostream& out);
 
 /// "2:1834": partition 2, offset 1834. Nullopt: no such thing.

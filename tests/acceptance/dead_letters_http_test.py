@@ -19,7 +19,7 @@ from support.answers import JSON, instant, places, pointers, problem
 from support.operating import command, increment, totals
 from support.tidemark import Running, Tidemark
 
-_COLUMNS = ["id", "stream", "letter", "appendTime", "reason", "detail", "status", "attempts", "key", "keyBase64", "size"]
+_COLUMNS = ["id", "stream", "letter", "appendTime", "reason", "detail", "status", "attempts", "holds", "key", "keyBase64", "size"]
 
 
 def _letters(tidemark: Tidemark, records: list[tuple[bytes | None, bytes | None]], **options: Any) -> list[str]:
@@ -95,7 +95,7 @@ def test_letters_of_all_streams_are_listed_the_newest_first(own: Tidemark, readi
     for one in items:
         whole = _shown(own, one["id"])
         assert one["id"] == f"{one['stream']}:{one['letter']}"
-        for name in ("letter", "appendTime", "reason", "detail", "status", "attempts"):
+        for name in ("letter", "appendTime", "reason", "detail", "status", "attempts", "holds"):
             assert one[name] == whole[name], name
         assert one.get("key") == whole.get("key") and one.get("keyBase64") == whole.get("keyBase64")
         assert ("key" in one) != ("keyBase64" in one)
@@ -130,7 +130,8 @@ def test_a_list_of_letters_comes_in_each_media_type(reading: Running) -> None:
     [columns, *rows] = list(csv.reader(io.StringIO(answer.content.decode(), newline="")))
     assert columns == _COLUMNS
     for row, one in zip(rows, items, strict=True):
-        assert row == ["" if one.get(name) is None else str(one[name]) for name in _COLUMNS]
+        cells = [one.get(name) for name in _COLUMNS]
+        assert row == ["" if cell is None else cell if isinstance(cell, str) else json.dumps(cell) for cell in cells]
     problem(reading.get("/dead-letters", headers={"Accept": "image/png"}), 406, "not_acceptable")
 
 
