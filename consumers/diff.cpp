@@ -530,6 +530,8 @@ std::string digest_of(pg::Transaction& tx, const Generation& generation) {
         std::vector<std::string> names;
         std::vector<std::string> cells;
         for (const auto& column : columns) {
+            // What is said to people may be said better some day.
+            if (table == "dead_letters" && column.name == "detail") continue;
             const auto cell = "r." + pg::quote_identifier(column.name) + "::text";
             names.push_back(column.name);
             // With its length, so that no two rows are written alike.

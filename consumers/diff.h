@@ -85,7 +85,8 @@ struct Diff {
 Diff compare(const DiffOptions& options, const Generation& live, const Generation& other);
 
 /// All rows of a generation's tables, as compare() takes them, as 16 hex digits: another value, row, table or column is
-/// another digest. Neither the order of rows nor the generation's number or place is in it. Throws pg::Error.
+/// another digest. The order of rows, the generation's number and place and the wording of a dead letter's detail are
+/// not in it. Throws pg::Error.
 std::string digest_of(pg::Transaction& tx, const Generation& generation);
 
 enum class DiffFormat : std::uint8_t {

@@ -200,13 +200,14 @@ TEST_CASE("a digest is another one when anything of any table is") {
             return digest_of(tx, generation);
         };
         const auto digest = digest_after("");
-        // Of no matter: who writes, and where windows begin that are all kept.
+        // Of no matter: who writes, where windows begin that are all kept, and in which words a letter says what is
+        // wrong.
         CHECK(digest_after("update offsets set owner = 'x', epoch = 77, generation = 99, as_of = now()") == digest);
+        CHECK(digest_after("update dead_letters set detail = detail || '.'") == digest);
         const auto one_of = [](const std::string& table, const std::string& change) {
             return "update " + table + " set " + change + " where ctid = (select min(ctid) from " + table + ")";
         };
-        std::vector<std::string> changes{one_of("dead_letters", "detail = detail || '.'"),
-                                         one_of("dead_letters", "reason = 'tombstone.'"),
+        std::vector<std::string> changes{one_of("dead_letters", "reason = 'tombstone.'"),
                                          one_of("dead_letters", "note = 'x'"),
                                          one_of("dead_letters", "value = '\\x00'"),
                                          one_of("dead_letters", "header_values = '{x}', header_names = '{y}'"),
