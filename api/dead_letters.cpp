@@ -224,15 +224,15 @@ constexpr std::string_view kOpen = R"(
 constexpr std::string_view kOutcomes = R"(
     select 1 as part, coalesce(d.generation, p.generation), coalesce(d.status, 'gone'),
            coalesce(c.detail, d.detail, 'the tables that are read now do not have it'), coalesce(d.attempts, 0),
-           c.detail is not null, w.place
+           c.detail is not null, coalesce(d.decided_at = w.decision, false), w.place
     from unnest($1::integer[], $2::bigint[], $3::bigint[]) with ordinality as w (partition, "offset", decision, place)
     cross join @.api_progress p
-    left join lateral (select x.generation, x.status, x.detail, x.attempts from @.api_dead_letters x
+    left join lateral (select x.generation, x.status, x.detail, x.attempts, x.decided_at from @.api_dead_letters x
                        where x.partition = w.partition and x."offset" = w."offset" limit 1) d on true
     left join lateral (select x.detail from @.api_dead_letters x
                        where x.partition = w.partition and x."offset" = w.decision limit 1) c on true
     union all
-    select 0, generation, applied, as_of, 0, false, 0 from @.api_progress
+    select 0, generation, applied, as_of, 0, false, false, 0 from @.api_progress
     order by part desc, place)";
 
 /// Items, then the progress of each stream: what one statement finds in several streams at once.
@@ -303,6 +303,7 @@ struct Letter {
     std::string detail;
     std::int64_t attempts = 0;
     bool was_refused = false;  ///< the decision itself became a dead letter
+    bool is_decided = false;   ///< by this decision, not by another that came before it
 };
 
 /// One request that decides: chunk by chunk its decisions are published, waited for and looked at. Each step is taken
@@ -860,6 +861,7 @@ void DeadLetters::take_outcomes(const Decision& deciding, const Reads::Look& loo
         letter.detail = look.rows.text(row, 3);
         letter.attempts = look.rows.integer(row, 4);
         letter.was_refused = look.rows.boolean(row, 5);
+        letter.is_decided = look.rows.boolean(row, 6);
         is_refused |= letter.was_refused;
     }
     all.begin = all.end;
@@ -906,11 +908,10 @@ void DeadLetters::finish(Deciding& all, bool in_time) const {
     }
     if (!all.is_filter) {
         const auto& letter = shown.front();
-        const std::string_view other = all.redrives ? "discarded" : "redriven";
-        if (letter.is_known && (letter.status == other || (!all.redrives && letter.status == "quarantined"))) {
+        if (letter.is_known && !letter.was_refused && !letter.is_decided && letter.status != "open") {
             send_problem(all.reply,
                          {.type = &problems::kNotOpen,
-                          .detail = "the letter was " + letter.status + " by somebody else in the meantime"},
+                          .detail = "the letter was " + letter.status + " by another decision in the meantime"},
                          all.trace);
             return;
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import csv
 import io
 import itertools
@@ -497,26 +498,31 @@ def test_many_letters_are_redriven_by_a_filter_at_most_a_thousand_at_once(fresh:
     command(fresh, "verify", "counters")
 
 
+def _at_once(letter: str, asked: list[tuple[Running, str, dict[str, Any]]]) -> list[requests.Response]:
+    with concurrent.futures.ThreadPoolExecutor(len(asked)) as threads:
+        return list(threads.map(lambda one: _post(one[0], f"/dead-letters/{letter}/{one[1]}", one[2]), asked))
+
+
 def test_two_decisions_at_once_end_in_one(fresh: Tidemark) -> None:
     """Each decision is judged where it stands; whoever came too late is told."""
     apis = [fresh.start_api(), fresh.start_api()]
     letters = _letters(fresh, [(b"k", b"{"), (b"j", b"{"), (b"i", b"{"), (b"h", b"{")])
     for letter, key in zip(letters, "kjih", strict=True):
         edit = {"edit": increment(key, 1)[1].decode()}
-        asked: list[tuple[Running, str, dict[str, Any]]] = [(apis[0], "redrive", edit), (apis[1], "discard", {})]
-        answers: list[Any] = [None, None]
-
-        def ask(number: int, letter: str = letter, asked: Any = asked, answers: Any = answers) -> None:
-            api, verb, body = asked[number]
-            answers[number] = _post(api, f"/dead-letters/{letter}/{verb}", body)
-
-        threads = [threading.Thread(target=ask, args=(number,)) for number in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        answers = _at_once(letter, [(apis[0], "redrive", edit), (apis[1], "discard", {})])
         assert sorted(answer.status_code for answer in answers) == [200, 409], [answer.text for answer in answers]
         [won] = [answer.json()["status"] for answer in answers if answer.status_code == 200]
         assert apis[0].get(f"/dead-letters/{letter}").json()["status"] == won
         assert (key in totals(fresh)) == (won == "redriven")
+    fresh.assert_equals_log("counters")
+
+
+def test_of_two_edits_at_once_only_the_one_that_counts_is_answered_with_success(fresh: Tidemark) -> None:
+    apis = [fresh.start_api(), fresh.start_api()]
+    keys = "kjih"
+    for letter, key in zip(_letters(fresh, [(key.encode(), b"{") for key in keys]), keys, strict=True):
+        edits = [{"edit": increment(key, value)[1].decode()} for value in (1, 2)]
+        answers = _at_once(letter, [(api, "redrive", edit) for api, edit in zip(apis, edits, strict=True)])
+        assert sorted(answer.status_code for answer in answers) == [200, 409], [answer.text for answer in answers]
+        assert totals(fresh)[key] == 1 + [answer.status_code for answer in answers].index(200)
     fresh.assert_equals_log("counters")
