@@ -29,6 +29,8 @@ public:
     /// lines before it where its record stood.
     std::optional<kafka::Record> next();
     [[nodiscard]] bool failed() const { return lines_.bad(); }
+    /// Of the record returned last.
+    [[nodiscard]] std::size_t line_bytes() const noexcept { return text_.size(); }
 
     /// Of the log, from the first record on.
     [[nodiscard]] std::int32_t partitions() const noexcept { return partitions_; }

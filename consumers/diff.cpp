@@ -535,7 +535,7 @@ std::string digest_of(pg::Transaction& tx, const Generation& generation) {
             const auto cell = "r." + pg::quote_identifier(column.name) + "::text";
             names.push_back(column.name);
             // With its length, so that no two rows are written alike.
-            cells.push_back("coalesce(length(" + cell + ") || ':' || " + cell + ", '-')");
+            cells.push_back("coalesce(octet_length(convert_to(" + cell + ", 'UTF8')) || ':' || " + cell + ", '-')");
         }
         const auto word = "('x' || encode(substr(sha256(convert_to(" + joined(cells, " || ") +
                           ", 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric";

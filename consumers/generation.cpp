@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 namespace tidemark::consumers {
@@ -38,9 +39,10 @@ insert into tidemark.generations (stream, generation, schema_name, fingerprint, 
 
 constexpr std::string_view kRoles[] = {"building", "candidate", "live", "retired", "scratch"};
 
-Role read_role(std::string_view text) {
+// Nullopt: a later version's.
+std::optional<Role> read_role(std::string_view text) {
     const auto* const found = std::find(std::begin(kRoles), std::end(kRoles), text);
-    if (found == std::end(kRoles)) throw std::logic_error("no role of a generation: " + std::string(text));
+    if (found == std::end(kRoles)) return std::nullopt;
     return static_cast<Role>(found - std::begin(kRoles));
 }
 
@@ -56,6 +58,8 @@ std::vector<Generation> find_generations(pg::Connection& connection, const Proje
     const auto rows = connection.run(kFind, params);
     std::vector<Generation> found;
     for (std::size_t row = 0; row < rows.size(); ++row) {
+        const auto role = read_role(rows.text(row, 6));
+        if (!role) continue;
         Generation one;
         one.target.projection = &projection;
         one.target.topic = rows.text(row, 0);
@@ -64,7 +68,7 @@ std::vector<Generation> find_generations(pg::Connection& connection, const Proje
         one.target.generation = static_cast<int>(rows.integer(row, 3));
         one.schema = rows.text(row, 4);
         one.fingerprint = rows.text(row, 5);
-        one.role = read_role(rows.text(row, 6));
+        one.role = *role;
         one.created_at = rows.instant(row, 7);
         if (rows.cell(row, 8)) one.retired_at = rows.instant(row, 8);
         one.swaps = rows.integer(row, 9);
@@ -85,7 +89,9 @@ std::optional<Place> find_place(pg::Connection& connection, const Projection& pr
     params.add(projection.stream().name).add(std::int64_t{generation});
     const auto rows = connection.run(kFindPlace, params);
     if (rows.empty()) return std::nullopt;
-    return Place{std::string(rows.text(0, 0)), read_role(rows.text(0, 1)), rows.integer(0, 2)};
+    const auto role = read_role(rows.text(0, 1));
+    if (!role) return std::nullopt;
+    return Place{std::string(rows.text(0, 0)), *role, rows.integer(0, 2)};
 }
 
 bool tables_moved(const pg::Error& error) {

@@ -57,7 +57,8 @@ struct Generation {
     /// Whether this program folds as the one did that made it.
     [[nodiscard]] bool is_of_this_program() const { return fingerprint == target.projection->fingerprint(); }
 };
-/// All of a stream by number; empty before migrate. Throws pg::Error.
+/// All of a stream by number, but for those whose role only a later version knows; empty before migrate. Throws
+/// pg::Error.
 std::vector<Generation> find_generations(pg::Connection& connection, const Projection& projection);
 /// The live one among them.
 std::optional<Generation> find_live(pg::Connection& connection, const Projection& projection);

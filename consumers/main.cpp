@@ -499,13 +499,17 @@ int main(int argc, char** argv) {
                             "The incident as a test: exit 1 when the fold says something else.");
             command.check([&] {
                 std::vector<std::string> wrong;
+                const bool is_from_file = settings.is_given("from-file");
+                if (is_from_file && options.from_file.empty())
+                    wrong.emplace_back("from-file: is empty; - is standard input");
                 for (const auto& [name, is_there] :
-                     {std::pair("expect", !options.expect.empty()), {"keep", options.keep}}) {
-                    if (is_there && options.from_file.empty())
+                     {std::pair("expect", settings.is_given("expect")), {"keep", options.keep}}) {
+                    if (is_there && !is_from_file)
                         wrong.push_back(std::string(name) + ": is for a file, give --from-file");
                 }
+                // One that a script could not find must not pass for one that is equal.
                 static const std::regex digest("[0-9]+-[0-9]+-[0-9]+-[0-9a-f]{16}");
-                if (!options.expect.empty() && !std::regex_match(options.expect, digest))
+                if (settings.is_given("expect") && !std::regex_match(options.expect, digest))
                     wrong.push_back("expect: not a digest: " + options.expect + ", e.g. 41-1-1-8c8b1d3f0a9e2b67");
                 return wrong;
             });

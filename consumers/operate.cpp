@@ -69,10 +69,11 @@ struct Line {
     std::vector<Folder> folders;  // by instance
 };
 
-// Its records may begin anywhere.
-std::int64_t sum_of_first_offsets(pg::Connection& connection, const Generation& scratch) {
-    const auto name = "generations_first_offsets_" + scratch.schema;
-    const auto sql = "select sum(first_offset)::bigint from " + pg::quote_identifier(scratch.schema, "offsets");
+// Its records may begin anywhere, with gaps as wide as its file says.
+std::int64_t count_records(pg::Connection& connection, const Generation& scratch) {
+    const auto name = "generations_records_" + scratch.schema;
+    const auto sql =
+        "select sum(applied + duplicates + parked)::bigint from " + pg::quote_identifier(scratch.schema, "offsets");
     return connection.run(pg::Statement{name.c_str(), sql.c_str()}).integer(0, 0);
 }
 
@@ -84,9 +85,12 @@ std::optional<std::vector<Line>> try_gather(pg::Connection& connection, const Pr
     const auto swaps = generations.empty() ? 0 : generations.front().swaps;
     for (auto& generation : generations) {
         Line line;
-        const auto progress = find_progress(connection, generation.schema);
-        line.records = std::accumulate(progress.begin(), progress.end(), std::int64_t{0});
-        if (generation.role == Role::scratch) line.records -= sum_of_first_offsets(connection, generation);
+        if (generation.role == Role::scratch) {
+            line.records = count_records(connection, generation);
+        } else {
+            const auto progress = find_progress(connection, generation.schema);
+            line.records = std::accumulate(progress.begin(), progress.end(), std::int64_t{0});
+        }
         if (generation.role == Role::live) live = line.records;
         const auto name = "generations_dead_letters_" + generation.schema;
         const auto sql = "select count(*) from " + pg::quote_identifier(generation.schema, "dead_letters") +

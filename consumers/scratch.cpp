@@ -87,12 +87,13 @@ public:
     [[nodiscard]] const Generation& generation() const noexcept { return generation_; }
     [[nodiscard]] bool is_full() const noexcept { return records_ >= options_.records || bytes_ >= options_.bytes; }
 
-    void take(kafka::Record record) {
+    // `bytes`: what it takes in memory, about.
+    void take(kafka::Record record, std::size_t bytes) {
         const auto [found, is_new] = parts_.try_emplace(record.partition);
         auto& part = found->second;
         if (is_new) begin(part, record.partition, record.offset);
         records_ += 1;
-        bytes_ += record.bytes();
+        bytes_ += bytes;
         part.records.push_back(std::move(record));
     }
 
@@ -126,8 +127,15 @@ public:
     }
 
     std::string digest() {
-        auto tx = connection_->begin_snapshot();
-        return digest_of(tx, generation_);
+        std::string digest;
+        guarded([&] {
+            auto tx = connection_->begin_snapshot();
+            tx.run_script("set local statement_timeout = 0");
+            // Nobody drops it under way: there would be nothing left to be summed up.
+            tx.run_script("lock table offsets in access share mode");
+            digest = digest_of(tx, generation_);
+        });
+        return digest;
     }
 
 private:
@@ -205,6 +213,11 @@ private:
     bool kept_ = false;
 };
 
+void check_is_readable(const CaseFile& file, const ScratchOptions& options) {
+    // Reading ends with the program, too.
+    if (file.failed() && !options.cancelled()) throw std::runtime_error("the file could not be read to its end");
+}
+
 }  // namespace
 
 std::int64_t ScratchReport::all_parked() const {
@@ -216,6 +229,7 @@ ScratchReport fold_file(const ScratchOptions& options, const Projection& project
     CaseFile file(lines, projection);
     ScratchReport report;
     auto record = file.next();
+    check_is_readable(file, options);
     Scratch scratch(options, projection, file.partitions());
     report.generation = scratch.generation().target.generation;
     report.schema = scratch.generation().schema;
@@ -226,15 +240,15 @@ ScratchReport fold_file(const ScratchOptions& options, const Projection& project
         options.on_progress(report);
     };
     for (; record && !options.cancelled(); record = file.next()) {
-        scratch.take(*std::move(record));
+        const auto bytes = record->bytes() + file.line_bytes();
+        scratch.take(*std::move(record), bytes);
         if (scratch.is_full()) write();
     }
-    if (!options.cancelled()) {
-        if (file.failed()) throw std::runtime_error("the file could not be read to its end");
-        write();
-    }
+    check_is_readable(file, options);
+    if (!options.cancelled()) write();
     if (options.cancelled()) return report;
     const auto digest = scratch.digest();
+    if (options.cancelled()) return report;
     report.digest = std::to_string(report.applied) + "-" + std::to_string(report.duplicates) + "-" +
                     std::to_string(report.all_parked()) + "-" + digest;
     report.complete = true;

@@ -11,6 +11,9 @@ using json::Kind;
 
 namespace {
 
+// As many as a log may have.
+constexpr std::int64_t kMostPartitions = 10'000;
+
 // Of a record as large as a topic takes, in base64.
 constexpr json::Limits kLimits{.max_depth = 3, .max_members = 7, .max_number_bytes = 20, .allow_nul = false};
 
@@ -72,10 +75,9 @@ std::optional<Envelope::Place> read_place(json::Value envelope, Violations& viol
     const auto before = violations.size();
     const auto stood = position.is(Kind::string) ? read_position(position.text()) : std::nullopt;
     if (!stood) violations.push_back({"/position", "is not PARTITION:OFFSET, e.g. \"2:1834\""});
-    const auto count = partitions.is(Kind::number)
-                           ? json::to_integer(partitions.text(), 1, std::numeric_limits<std::int32_t>::max())
-                           : std::nullopt;
-    if (!count) violations.push_back({"/partitions", "is not the number of the log's partitions, e.g. 4"});
+    const auto count =
+        partitions.is(Kind::number) ? json::to_integer(partitions.text(), 1, kMostPartitions) : std::nullopt;
+    if (!count) violations.push_back({"/partitions", "is not the number of the log's partitions, 1 to 10000"});
     const auto instant = appended.is(Kind::string) ? parse_instant(appended.text()) : std::nullopt;
     if (!instant) violations.push_back({"/appended", "is no instant, e.g. \"2026-11-20T10:00:00.123Z\""});
     if (violations.size() > before) return std::nullopt;

@@ -267,14 +267,45 @@ def test_what_cannot_be_folded_is_refused_and_named(own: Tidemark, case: Path, t
         "line 4: /position: the lines before it are already at offset 2": [*lines[:3], lines[1]],
         "line 2: /position: is missing": [lines[0], increment("k", 1)[1].decode()],
         "line 1: /position: is in none of the log's 4 partitions": [lines[0].replace('"0:0"', '"4:0"')],
+        "line 1: /partitions: ": [lines[0].replace('"partitions":4', '"partitions":10001')],
     }
     for what, text in wrong.items():
         (tmp_path / "wrong.ndjson").write_text("\n".join(text))
         assert what in command(own, "replay", "counters", "--from-file", str(tmp_path / "wrong.ndjson"), code=REFUSED)
     assert "cannot be read" in command(own, "replay", "counters", "--from-file", str(tmp_path / "none"), code=REFUSED)
     assert roles(own) == {1: "live"}
-    for arguments in (["--keep"], ["--expect", "1-0-0-0123456789abcdef"], ["--from-file", str(case), "--expect", "7"]):
+    assert "to its end" in command(own, "replay", "counters", "--from-file", str(tmp_path), code=1)
+    assert roles(own) == {1: "live"}
+    for arguments in (
+        ["--keep"],
+        ["--expect", "1-0-0-0123456789abcdef"],
+        ["--from-file", str(case), "--expect", "7"],
+        # What a script did not find is neither equal nor a whole log.
+        ["--from-file", str(case), "--expect", ""],
+        ["--from-file", ""],
+        ["--expect", ""],
+    ):
         command(own, "replay", "counters", *arguments, code=2)
+
+
+def test_a_scratch_that_is_dropped_before_it_is_summed_up_has_no_digest(own: Tidemark, case: Path) -> None:
+    folding = own.start_command("replay", "counters", "--from-file", case, "--keep", fault="c7_committed=sleep:5000")
+    wait_for(lambda: _folded(own) > 0, "the file to be folded", 20)
+    [number] = [number for number, role in roles(own).items() if role == "scratch"]
+    command(own, "drop", "counters", str(number))
+    out, error = folding.communicate(timeout=30)
+    assert folding.returncode == REFUSED, out + error
+    assert "was dropped meanwhile" in error
+    assert "keeps the tables" not in out
+
+
+def test_records_anywhere_in_a_log_are_counted_as_what_they_are(own: Tidemark, case: Path, tmp_path: Path) -> None:
+    line = next(line for line in case.read_text().splitlines() if '"position":"1:' in line)
+    far = [re.sub('"position":"1:[0-9]+"', f'"position":"{place}"', line) for place in ("1:5", f"1:{2**63 - 2}", f"2:{2**63 - 2}")]
+    (tmp_path / "far.ndjson").write_text("\n".join(far))
+    number = _fold(own, tmp_path / "far.ndjson", "--keep")["generation"]
+    assert generations(own)[number]["records"] == 3
+    command(own, "drop", "counters", str(number))
 
 
 def test_a_case_is_imported_as_a_new_history(
