@@ -209,16 +209,15 @@ constexpr std::string_view kStatus = R"(
 // wait behind one come last: they go with it. A decision that became a letter is not meant with them: judged again it
 // is one of no type of the stream.
 constexpr std::string_view kOpen = R"(
-    (select 1 as part, generation, ''::text, ''::text, partition, "offset", attempts, behind is not null as waits,
-            reason = 'behind_dead_letter' and attempts = 1 as is_untried
+    (select 1 as part, generation, ''::text, ''::text, partition, "offset", attempts, behind is not null as waits
      from @.api_dead_letters
      where status = 'open' and ($1::text is null or reason = $1)
        and not (key is not distinct from 'decision'::bytea
                 and coalesce(position('"tidemark.dead_letter.'::bytea in value), 0) > 0)
-     order by is_untried, attempts, partition, "offset" limit $2)
+     order by waits, attempts, partition, "offset" limit $2)
     union all
-    select 0, generation, applied, as_of, 0, 0, 0, false, false from @.api_progress
-    order by part desc, is_untried, attempts, partition, "offset")";
+    select 0, generation, applied, as_of, 0, 0, 0, false from @.api_progress
+    order by part desc, waits, attempts, partition, "offset")";
 
 // What became of letters that were decided about at offsets $3. The limits have each looked up by its key.
 constexpr std::string_view kOutcomes = R"(
@@ -666,7 +665,8 @@ void DeadLetters::decide_one(const http::Request& request, http::Reply reply, bo
                 send_problem(deciding->reply,
                              {.type = &problems::kNotOpen,
                               .detail = "the letter is " + std::string(found.rows.text(0, 2)) +
-                                        ", and no decision changes that"},
+                                        (found.rows.boolean(0, 5) ? ", and can only be discarded"
+                                                                  : ", and no decision changes that")},
                              deciding->trace);
             } else if (deciding->redrives && found.rows.cell(0, 6)) {
                 const Position first{deciding->letters.front().position.partition, found.rows.integer(0, 6)};
@@ -908,7 +908,10 @@ void DeadLetters::finish(Deciding& all, bool in_time) const {
     }
     if (!all.is_filter) {
         const auto& letter = shown.front();
-        if (letter.is_known && !letter.was_refused && !letter.is_decided && letter.status != "open") {
+        // Whoever wants what another decision has made of it has got it; an edit is not what another's is.
+        const bool is_as_wanted =
+            all.redrives ? letter.status == "redriven" && !all.words : letter.status == "discarded";
+        if (letter.is_known && !letter.was_refused && !letter.is_decided && letter.status != "open" && !is_as_wanted) {
             send_problem(all.reply,
                          {.type = &problems::kNotOpen,
                           .detail = "the letter was " + letter.status + " by another decision in the meantime"},

@@ -264,7 +264,8 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
         // Quarantined ones that hold their entity can be let go only so.
         if (rows.text(row, 2) != "open" && (options.redrive || !rows.boolean(row, 4))) {
             throw Refused("dead letter " + text_of(decision.letter) + " of " + stream + " is " +
-                          std::string(rows.text(row, 2)) + ", and no decision changes that");
+                          std::string(rows.text(row, 2)) +
+                          (rows.boolean(row, 4) ? ", and can only be discarded" : ", and no decision changes that"));
         }
         decisions.push_back(std::move(decision));
     }

@@ -496,8 +496,8 @@ private:
         if (held == held_.end()) return std::nullopt;
         const auto first = head(held->second);
         if (!first || !is_of_an_entity(record)) return std::nullopt;
-        return Parked{reason::kBehindDeadLetter,
-                      "waits behind " + std::to_string(record.partition) + ':' + std::to_string(*first)};
+        return Parked{reason::kBehindDeadLetter, "came while " + std::to_string(record.partition) + ':' +
+                                                     std::to_string(*first) + " held its key"};
     }
 
     // The queue that a record which was parked stands in from now on; null: none.

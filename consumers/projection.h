@@ -107,7 +107,8 @@ public:
     [[nodiscard]] virtual std::unique_ptr<Ledger> ledger() const = 0;
     /// Reasons for which a dead letter holds its entity, i.e. its record's key within the partition: what comes later
     /// under that key is parked behind it, unread, until it is redriven or discarded; then they are judged in order,
-    /// all at the position of that decision. None: nothing waits, and nothing is asked of the database for it.
+    /// all at the position of that decision: such a projection keys nothing by position alone, and where two events are
+    /// equally new the one kept later is. None: nothing waits, and nothing is asked of the database for it.
     [[nodiscard]] virtual std::span<const std::string_view> holding_reasons() const noexcept { return {}; }
     /// Deletes rows of windows of the partitions $1 (integer[]) that start before $2 (timestamptz), $3 (bigint) of them
     /// at most. Null: a stream without windows.

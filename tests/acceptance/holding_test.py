@@ -81,7 +81,7 @@ def test_what_waits_is_released_in_order_by_an_edit_and_by_a_discard(fresh: Tide
     assert totals(fresh) == {"other": 5}
     assert set(_states(fresh).values()) == {("open", 1, True)} and len(_states(fresh)) == 5
     waiting = _one(fresh, one)
-    assert (waiting["reason"], waiting["detail"], waiting["holds"]) == (BEHIND, f"waits behind {first}", True)
+    assert (waiting["reason"], waiting["detail"], waiting["holds"]) == (BEHIND, f"came while {first} held its key", True)
     assert "holds what comes later" in command(fresh, "dead-letters", "counters", first, program=_program)
 
     # One that waits cannot be redriven by itself, and nothing is sent.
@@ -127,8 +127,9 @@ def test_a_quarantined_letter_that_holds_can_be_discarded(fresh: Tidemark, api: 
     for attempt in range(2, 7):
         decided = _decide(fresh, "redrive", "counters", first, code=1)
         assert decided[first]["status"] == ("quarantined" if attempt == 6 else "open")
-    assert "is quarantined" in command(fresh, "redrive", "counters", first, program=_program, code=3)
-    problem(api.post(f"/dead-letters/counters:{first}/redrive", {}), 409, "not_open")
+    only = "is quarantined, and can only be discarded"
+    assert only in command(fresh, "redrive", "counters", first, program=_program, code=3)
+    assert only in problem(api.post(f"/dead-letters/counters:{first}/redrive", {}), 409, "not_open")["detail"]
     assert _states(fresh) == {first: ("quarantined", 6, True), second: ("open", 1, True)}
     assert _decide(fresh, "discard", "counters", first)[first]["status"] == "discarded"
     assert totals(fresh) == {"k": 1}
@@ -169,6 +170,16 @@ def test_many_that_wait_go_with_their_first_and_nothing_is_sent_about_them(fresh
     assert [(one["letter"], one["status"], one["decision"]) for one in answer.json()["letters"]] == [(second, "open", None)]
     assert _states(fresh)[first] == ("open", 1, True)
     command(fresh, "verify", "counters", program=_program)
+
+
+def test_a_filter_gets_to_every_first_however_many_wait(fresh: Tidemark, api: Running) -> None:
+    queues = [_put(fresh, (key, b"{"), *[increment(key.decode(), 1)] * 1_005) for key in (b"a", b"b")]
+    before, after = sorted(queues, key=lambda letters: [int(number) for number in letters[0].split(":")])
+    # A thousand go with it, and the next one is the first of those that stay, though nobody has tried it yet.
+    _decide(fresh, "discard", "counters", after[0])
+    answer = api.post("/dead-letters/redrive", {"stream": "counters"}, headers={"Prefer": "wait=30"}, timeout=60).json()
+    sent = {one["letter"]: one["status"] for one in answer["letters"] if one["decision"]}
+    assert sent == {before[0]: "open", after[1_001]: "redriven"}
 
 
 def test_what_is_discarded_with_the_first_is_not_released(fresh: Tidemark) -> None:

@@ -927,7 +927,8 @@ TEST_CASE("what comes behind a letter that holds waits for it, whatever it is, a
         CHECK(counting.total("k") == "none");
         CHECK(counting.total("other") == "2");
         CHECK(counting.total("somebody else") == "11");
-        CHECK(counting.tables.ask("select detail from dead_letters where \"offset\" = 5") == "waits behind 0:1");
+        CHECK(counting.tables.ask("select detail from dead_letters where \"offset\" = 5") ==
+              "came while 0:1 held its key");
         CHECK(counted_again(counting.database, counting.target, increments.log) == "");
     }
 }
