@@ -72,6 +72,7 @@ TEST_CASE("a place that is none, or only a part of one, is named with everything
                  {R"("position":"0:1:2",)" + partitions + appended, "/position: is not"},
                  {R"("position":"4:1",)" + partitions + appended, "/position: is in none of the log's 4 partitions"},
                  {position + R"("partitions":0,)" + appended, "/partitions: is not"},
+                 {position + R"("partitions":10001,)" + appended, "/partitions: is not"},
                  {position + R"("partitions":"4",)" + appended, "/partitions: is not"},
                  {position + partitions + R"("appended":"today",)", "/appended: is no instant"},
                  {position + partitions + R"("appended":5,)", "/appended: is no instant"}};
@@ -81,7 +82,7 @@ TEST_CASE("a place that is none, or only a part of one, is named with everything
     }
     CHECK(violations_of(R"({"record":"nonsense","position":"0","key":1,"headers":7})") ==
           "/record: is not a stream; /position: is not PARTITION:OFFSET, e.g. \"2:1834\"; "
-          "/partitions: is not the number of the log's partitions, e.g. 4; "
+          "/partitions: is not the number of the log's partitions, 1 to 10000; "
           "/appended: is no instant, e.g. \"2026-11-20T10:00:00.123Z\"; /headers: is not an array; "
           "/key: is neither base64 nor null; /value: is neither base64 nor null");
 }
