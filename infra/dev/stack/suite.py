@@ -15,6 +15,9 @@ from stack.programs import CLONE, build
 # Optimised, with the kill points of the fault tests compiled in and warnings as errors.
 _preset = "ci"
 
+# Of pytest; each has servers of its own, which take about a gigabyte.
+_workers = max(1, min(4, os.cpu_count() or 1))
+
 
 @dataclass
 class Stage:
@@ -38,7 +41,8 @@ class Suite:
             Stage("lint", self._lint),
             Stage("unit", lambda: self._unit(_preset)),
             Stage("integration", lambda: self._integration(_preset)),
-            Stage("acceptance", lambda: self._pytest("tests/acceptance")),
+            # They wait more than they compute; a file's tests stay together, for they share a Tidemark.
+            Stage("acceptance", lambda: self._pytest("tests/acceptance", "-n", str(_workers), "--dist", "loadfile")),
             Stage("fault", lambda: self._pytest("tests/fault")),
             Stage("tidy", self._tidy, always=False),
             Stage("asan", lambda: self._sanitized("asan"), always=False),
@@ -82,10 +86,10 @@ class Suite:
         with private.servers() as (kafka, postgres):
             return self._ctest(preset, "integration", private.environment(kafka, postgres), parallel=1)
 
-    def _pytest(self, folder: str) -> bool:
+    def _pytest(self, folder: str, *options: str) -> bool:
         build(_preset)
         long = ["--long"] if self._long else []
-        return self._do(["/usr/bin/python3", "-B", "-m", "pytest", folder, *long, *self._arguments])
+        return self._do(["/usr/bin/python3", "-B", "-m", "pytest", folder, *options, *long, *self._arguments])
 
     def _sanitized(self, preset: str) -> bool:
         """Both kinds of C++ tests; what a sanitizer reports ends the test that met it."""
