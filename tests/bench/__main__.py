@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import edge, flushes, lag, live, machine, peers, replays, report, streaming, tuning
+from bench import edge, files, flushes, lag, live, machine, peers, replays, report, streaming, tuning
 from bench.report import Section
 from bench.world import Worlds, Wrong
 from stack.postgres import binaries
@@ -39,13 +39,21 @@ _measures: dict[str, Measure] = {
     "growth": replays.growth,
     "during_replay": live.during_replay,
     "audit": live.audit,
+    "files": files.files,
     "linger": tuning.linger,
     "partitions": tuning.partitions,
     "idempotence": tuning.idempotence,
 }
 
 # These begin with an empty log.
-_in_their_own_world: tuple[Measure, ...] = (replays.replay, replays.growth, streaming.replay_peers, live.during_replay, live.audit)
+_in_their_own_world: tuple[Measure, ...] = (
+    replays.replay,
+    replays.growth,
+    streaming.replay_peers,
+    live.during_replay,
+    live.audit,
+    files.files,
+)
 
 
 def main() -> int:

@@ -20,11 +20,11 @@ _threads = (("http",), ("rdk:main", "rdk:broker"), ("tidemark-api",))
 
 
 def post(worlds: Worlds, quick: bool) -> Section:
-    """G1, and the price of the metrics."""
+    """An acknowledged POST beside the bare server, and the price of the metrics."""
     world = worlds.shared()
     rounds, requests = (3, 60_000) if quick else (8, 200_000)
     section = Section(
-        "An acknowledged POST beside the bare server (G1)",
+        "An acknowledged POST beside the bare server",
         "POST /increment, some 30 bytes of JSON, 1,000 keys, 4 partitions, acks=all, idempotent, the default linger. The"
         " bare server is the same HTTP library with a handler that answers 202 at once; *metered* is that with the"
         " API's metrics. One event loop each on a core of its own, broker and load on the other. CPU in microseconds per"
@@ -64,7 +64,7 @@ def post(worlds: Worlds, quick: bool) -> Section:
             statistics.median(one.rate for one in rows[0]),
         )
         section.goals.append(
-            Goal("G1", f"CPU of an acknowledged POST / of a bare one, {connections} connections", ratios.median, 1.40)
+            Goal("post", f"CPU of an acknowledged POST / of a bare one, {connections} connections", ratios.median, 1.40)
         )
     section.goals.append(
         Goal("metrics", "CPU of a bare POST with metrics / without", statistics.median(prices), 1.03)
@@ -107,7 +107,7 @@ def instructions(worlds: Worlds, quick: bool) -> Section:
 
 
 def memory(worlds: Worlds, quick: bool) -> Section:
-    """G10's part of it: what connections cost."""
+    """What connections cost."""
     world = worlds.shared()
     requests = 30_000 if quick else 200_000
     section = Section(
@@ -129,7 +129,7 @@ def memory(worlds: Worlds, quick: bool) -> Section:
     section.add("1,000 idle", idle / 1e6, (idle - at_start) / count / 1024)
     section.add(f"1,000 after {number(requests)} requests", busy / 1e6, (busy - at_start) / count / 1024)
     section.add("most that there was", peak / 1e6, "")
-    section.goals.append(Goal("G10", "resident memory of the API at 1,000 connections", peak / 1e6, 64, unit=" MB"))
+    section.goals.append(Goal("memory", "resident memory of the API at 1,000 connections", peak / 1e6, 64, unit=" MB"))
     section.raw = {"start": at_start, "idle": idle, "busy": busy, "peak": peak}
     world.stop("api")
     world.verify()

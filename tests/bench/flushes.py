@@ -26,13 +26,13 @@ class _Size:
 
 
 def flush(worlds: Worlds, quick: bool) -> Section:
-    """G6, and the price of exactly-once."""
+    """A flush beside its upserts, and the price of exactly-once."""
     world = worlds.shared()
     rounds = 3 if quick else 10
     sizes = [_Size(100_000, 10_000), _Size(100_000, 10_000, events=10)]
     sizes += [] if quick else [_Size(1_000_000, 10_000), _Size(1_000_000, 50_000)]
     section = Section(
-        "A flush beside the upserts alone (G6)",
+        "A flush beside the upserts alone",
         "`consumers::flush` with prepared records: fence, decode, decide, fold, two sorted UNNEST upserts (totals,"
         " windows), tally, notify, commit. Beside it *upserts*: the same two statements with ready-made parameters, and a"
         " commit; *simple*: one UNNEST upsert into (text primary key, bigint); *plain*: the flush without offsets, without"
@@ -83,8 +83,8 @@ def flush(worlds: Worlds, quick: bool) -> Section:
             written,
         )
         where = f"{number(size.keys)} of {number(size.table_keys)} keys, {size.events} event(s) each"
-        section.goals.append(Goal("G6", f"rows/s of a flush / of the upserts, {where}", to_upserts.median, 0.85, at_most=False))
-        section.goals.append(Goal("G6", f"rows written / distinct keys per table, {where}", written, 1.0))
+        section.goals.append(Goal("flush", f"rows/s of a flush / of the upserts, {where}", to_upserts.median, 0.85, at_most=False))
+        section.goals.append(Goal("flush", f"rows written / distinct keys per table, {where}", written, 1.0))
         worlds.postgres.execute(f"DROP DATABASE {database}")
     section.goals.append(Goal("exactly-once", "CPU of a flush / of one without offsets", statistics.median(prices), 1.03))
     return section

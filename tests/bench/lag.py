@@ -73,7 +73,7 @@ class _Reader:
 
 
 def lag(worlds: Worlds, quick: bool) -> list[Section]:
-    """G8, and the sizing table from the same loads."""
+    """How far the tables are behind, and the sizing table from the same loads."""
     world = worlds.shared()
     steady, away = (10, 10) if quick else (40, 60)
     api = world.start_api()
@@ -91,7 +91,7 @@ def lag(worlds: Worlds, quick: bool) -> list[Section]:
         raise Wrong(f"{half.requests} events were acknowledged, {len(lags)} were seen in the tables")
 
     section = Section(
-        "How far the tables are behind (G8)",
+        "How far the tables are behind",
         f"API and consumer on one core, broker, PostgreSQL and load on the other; {number(keys)} keys, 4 partitions."
         f" *Lag* of an event: from its append to the moment a reader of the tables sees it. Half load is {number(rate)}/s,"
         f" open loop, {steady} s, half of the {number(full.rate)}/s that 256 connections got with the consumer running.",
@@ -101,7 +101,7 @@ def lag(worlds: Worlds, quick: bool) -> list[Section]:
     section.add("lag at half load, median", f"{p50:.2f} s")
     section.add("lag at half load, p99", f"{p99:.2f} s")
     section.add("lag at half load, worst", f"{worst:.2f} s")
-    section.goals.append(Goal("G8", "lag p99 at half load / flush interval", p99 / _interval, 1.2))
+    section.goals.append(Goal("lag", "lag p99 at half load / flush interval", p99 / _interval, 1.2))
     section.raw = {"rate": rate, "lag": {"p50": p50, "p99": p99, "max": worst}}
     world.stop("consumer")
 
@@ -141,7 +141,7 @@ def _catch_up(world: World, section: Section, url: str, rate: float, keys: int, 
     section.add("from there to being caught up", f"{caught_up - began:.1f} s")
     section.add("folded meanwhile", f"{number(speed)}/s")
     section.goals.append(
-        Goal("G8", f"catch-up rate after {away} s away / live rate at half load", speed / rate, 5, at_most=False)
+        Goal("lag", f"catch-up rate after {away} s away / live rate at half load", speed / rate, 5, at_most=False)
     )
     section.raw |= {"catch_up": {"events": backlog, "seconds": caught_up - began, "until_claim": began - returned}}
 

@@ -19,12 +19,12 @@ _store = ("broker", "consumer", "postgres")
 
 
 def express(worlds: Worlds, quick: bool) -> Section:
-    """G3: beside Express and Redis' INCRBY, which keeps nothing when the power goes."""
+    """Beside Express and Redis' INCRBY, which keeps nothing when the power goes."""
     world = worlds.shared()
     rounds, ours, theirs = (2, 40_000, 6_000) if quick else (5, 200_000, 25_000)
     counts = (64, 256) if quick else (64, 256, 1024)
     section = Section(
-        "An acknowledged, durable increment beside Express + Redis (G3)",
+        "An acknowledged, durable increment beside Express + Redis",
         "Express 4 with ioredis and INCRBY (auto-pipelining, NODE_ENV=production), warm; Redis without any persistence."
         " Each server alone on one core; Redis, or broker, consumer and PostgreSQL, with the load on the other. The"
         " consumer folds all the while, so Tidemark's figures include the tables. Redis answers before anything is on a disk; Tidemark"
@@ -73,7 +73,7 @@ def express(worlds: Worlds, quick: bool) -> Section:
         _cost(runs[1], "api", *_store) for runs in found.values()
     )
     rate = max(_rate(runs[1]) for runs in found.values()) / max(_rate(runs[0]) for runs in found.values())
-    section.goals.append(Goal("G3", "events per CPU-second of the server / of Express, each at its best", ratio, 12, at_most=False))
+    section.goals.append(Goal("express", "events per CPU-second of the server / of Express, each at its best", ratio, 12, at_most=False))
     section.notes.append(
         f"Everything counted (Express + Redis against API + broker + consumer + PostgreSQL) the ratio is {number(whole)};"
         f" the rate at each side's best on these two cores {number(rate)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -67,10 +67,10 @@ def check_tables(world: World, schema: str, events: int) -> None:
 
 
 def replay(worlds: Worlds, quick: bool) -> Section:
-    """G7."""
+    """A replay beside reading the log alone."""
     rounds, events = (2, 300_000) if quick else (4, 1_500_000)
     section = Section(
-        "A replay beside reading the log alone (G7)",
+        "A replay beside reading the log alone",
         "`tidemark-consumer replay counters`: from the log to a generation's final tables, a thread for each of 4 partitions,"
         f" beside librdkafka's batch call on the same topic, likewise a client and a thread for each partition, which throws every"
         f" record away. {number(events)} events, {number(KEYS)} keys, {EVENTS_PER_ROW} events per (key, window) row. *Fold*: from the empty schema to being"
@@ -104,16 +104,16 @@ def replay(worlds: Worlds, quick: bool) -> Section:
         section.raw[name] = {"raw": raw, "replays": _as_json(replays)}
         if not keyed:
             section.goals.append(
-                Goal("G7", "events/s of a replay / of reading the log alone", ratios.median, 0.40, at_most=False)
+                Goal("replay", "events/s of a replay / of reading the log alone", ratios.median, 0.40, at_most=False)
             )
     return section
 
 
 def growth(worlds: Worlds, quick: bool) -> Section:
-    """G10's part of it: ten times the log."""
+    """Ten times the log."""
     rounds, events = (1, 100_000) if quick else (3, 1_000_000)
     section = Section(
-        "Ten times the log (G10)",
+        "Ten times the log",
         f"`replay`, `diff` and `verify` of {number(events)} events and of ten times as many, of the same {number(KEYS)} keys,"
         f" {EVENTS_PER_ROW} events per (key, window) row: ten times the windows too, as many totals. No consumer runs meanwhile. Of a replay the"
         f" time of the fold, of the others that of the command; medians of {rounds} runs, at ten times the log one. Placed as above.",
@@ -148,10 +148,10 @@ def growth(worlds: Worlds, quick: bool) -> Section:
         cpu = [middle(name, size, lambda seconds, ran: ran.cpu) for size in (0, 1)]
         peak = [middle(name, size, lambda seconds, ran: ran.peak / 1e6) for size in (0, 1)]
         section.add(name, *seconds, seconds[1] / seconds[0], *cpu, *peak, peak[1] / peak[0])
-        section.goals.append(Goal("G10", f"time of a {name} at ten times the log / at once", seconds[1] / seconds[0], 10.5))
-        section.goals.append(Goal("G10", f"peak RSS of a {name} at ten times the log / at once", peak[1] / peak[0], 1.2))
+        section.goals.append(Goal("growth", f"time of a {name} at ten times the log / at once", seconds[1] / seconds[0], 10.5))
+        section.goals.append(Goal("growth", f"peak RSS of a {name} at ten times the log / at once", peak[1] / peak[0], 1.2))
     section.raw = {
-        name: [[{"seconds": seconds, **_used(ran)} for seconds, ran in runs] for runs in sizes] for name, sizes in found.items()
+        name: [[{"seconds": seconds, **ran.used()} for seconds, ran in runs] for runs in sizes] for name, sizes in found.items()
     }
     return section
 
@@ -171,9 +171,5 @@ def _costs(replays: list[Replay]) -> list[float]:
     ]
 
 
-def _used(ran: Ran) -> dict[str, float]:
-    return {name: value for name, value in asdict(ran).items() if name != "said"}
-
-
 def _as_json(replays: list[Replay]) -> list[dict[str, float]]:
-    return [{"events": one.events, "fold": one.seconds, **_used(one.ran)} for one in replays]
+    return [{"events": one.events, "fold": one.seconds, **one.ran.used()} for one in replays]

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,10 @@ class Ran:
     def cpu(self) -> float:
         """Of the program and PostgreSQL together."""
         return self.own + self.postgres
+
+    def used(self) -> dict[str, float]:
+        """All but what it said."""
+        return {name: value for name, value in asdict(self).items() if name != "said"}
 
 
 class Load:
@@ -235,7 +239,13 @@ class World:
 
     def consumer(self, *words: str, cores: Sequence[int] = (SERVER_CORE,), deadline: float = 900.0) -> Ran:
         """Runs a command of tidemark-consumer to its end."""
-        executable = "tidemark-consumer"
+        return self._command("tidemark-consumer", words, cores, deadline)
+
+    def producer(self, *words: str) -> Ran:
+        """Runs a command of tidemark-producer to its end."""
+        return self._command("tidemark-producer", words, (SERVER_CORE,), 900)
+
+    def _command(self, executable: str, words: Sequence[str], cores: Sequence[int], deadline: float) -> Ran:
         binary = self._build / FOLDERS[executable] / executable
         return self.run([str(binary), *words], self.surroundings.settings(executable), cores=cores, deadline=deadline)
 
