@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import random
 import signal
@@ -14,7 +15,9 @@ from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED
 from support.load import Load
+from support.staleness import Staleness
 from support.tidemark import Running, Tidemark
+from support.trial import MakeTrial
 
 
 @pytest.fixture
@@ -36,9 +39,10 @@ def _roles(tidemark: Tidemark) -> dict[int, str]:
     return dict(tidemark.query("select generation, status from tidemark.generations where stream = 'counters'"))
 
 
-def _do(tidemark: Tidemark, *arguments: str) -> None:
+def _do(tidemark: Tidemark, *arguments: str) -> str:
     done = tidemark.run("consumer", *arguments)
     assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def test_a_replay_outlives_a_restart_of_the_database_server(own: Tidemark) -> None:
@@ -80,6 +84,38 @@ def test_a_promoter_that_is_stopped_in_the_swap_holds_up_writers_for_a_moment_on
     assert _roles(own) == {1: "live", 2: "candidate"}
     _do(own, "promote", "counters")
     own.assert_equals_log("counters")
+
+
+def test_replayed_and_swapped_at_half_load_nothing_is_lost_late_or_refused(
+    own: Tidemark, trial: MakeTrial, seed: int
+) -> None:
+    own.start_consumer(0)
+    own.start_consumer(1)
+    apis = [own.start_api(), own.start_api()]
+    full = Load(own, apis, keys=5_000, prefix="full-", connections=16, requests=30_000).wait()
+    assert full.acked == full.total == 30_000
+    rate = full.acked / full.seconds / 2
+    own.settle("counters", 60)
+
+    with trial(own, apis, "replay and swaps at half load", seed=seed, rate=rate, keys=1_000) as run:
+        began = time.monotonic()
+        watch = Staleness(own, "counters")
+
+        def rebuild_and_swap() -> list[str]:
+            verbs = [("replay",), ("promote", "--accept-diff"), ("rollback",), ("promote", "--accept-diff")]
+            return [_do(own, verb, "counters", *more) for verb, *more in verbs]
+
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            operator = thread.submit(rebuild_and_swap)
+            watch.watch(operator.done, 120)
+            operator.result()
+        assert _roles(own) == {1: "retired", 2: "live"}
+        run.saw(f"{rate:.0f} events/s of {2 * rate:.0f}/s, at most {watch.worst:.1f} s behind")
+        run.hold(began)
+    # What a client may rely on, whatever an operator does.
+    assert watch.worst < 10
+    assert all(answers.acked == answers.total for answers in run.answers)
+    _do(own, "verify", "counters")
 
 
 def _harm(own: Tidemark, one: Running, chance: random.Random, how: str) -> None:
