@@ -76,6 +76,11 @@ class Postgres:
             )
             (self._directory / "roles-made").touch()
 
+    def start_anew(self) -> None:
+        """Starts an empty server in the place of one whose data are lost."""
+        (self._directory / "roles-made").unlink(missing_ok=True)
+        self.start()
+
     def stop(self) -> None:
         """A clean stop: sessions are ended, a checkpoint is written."""
         self.process.stop(signal.SIGINT, deadline=20)
