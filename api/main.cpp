@@ -71,12 +71,6 @@ std::vector<std::string> check(const Options& options) {
     return wrong;
 }
 
-log::Level level_of(const std::string& name) {
-    if (name == "debug") return log::Level::debug;
-    if (name == "warn") return log::Level::warn;
-    return name == "error" ? log::Level::error : log::Level::info;
-}
-
 producer::EventPublisher::MakeSink sink_of(const Options& options) {
     kafka::ProducerOptions producer;
     producer.brokers = options.brokers;
@@ -101,7 +95,7 @@ http::ServerOptions server_options(const Options& options) {
 }
 
 int serve(const Options& options) {
-    log::start("tidemark-api", level_of(options.log_level));
+    log::start("tidemark-api", log::level_of(options.log_level));
     base::Shutdown shutdown;
     const base::SystemClock clock;
     base::Metrics metrics;
@@ -184,10 +178,7 @@ int main(int argc, char** argv) {
     settings.text("kafka-config", options.kafka_config,
                   "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.secret("api-dsn", options.api_dsn, "PostgreSQL connection of the role that reads the views");
-    settings.choice("log-level", options.log_level, {"debug", "info", "warn", "error"}, "Least level of log lines");
-    settings.allow_environment({"TIDEMARK_CONSUMER_*", "TIDEMARK_OWNER_*", "TIDEMARK_ADMIN_LISTEN", "TIDEMARK_SLOT",
-                                "TIDEMARK_FLUSH_*", "TIDEMARK_PARTITIONS", "TIDEMARK_REPLICATION", "TIDEMARK_MIN_ISR",
-                                "TIDEMARK_API_PASSWORD", "TIDEMARK_API_PASSWORD_FILE"});
+    settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
     settings.command(
         "serve", "Serve until told to stop", [&] { return guarded(options); },
         [&](base::Settings& command) {

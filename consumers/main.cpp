@@ -224,7 +224,7 @@ constexpr milliseconds kLongestRetention = std::chrono::hours(100 * 366 * 24);
 constexpr std::int64_t kMostRows = 1'000'000'000'000;
 
 int run(const Options& options) {
-    log::start("tidemark-consumer", options.log_level == "debug" ? log::Level::debug : log::Level::info);
+    log::start("tidemark-consumer", log::level_of(options.log_level));
     base::Shutdown shutdown;
     if (options.migrate_first) migrate(migrate_options(options));
     const base::SystemClock clock;
@@ -351,8 +351,7 @@ int main(int argc, char** argv) {
     settings.secret("owner-dsn", options.owner_dsn,
                     "PostgreSQL connection of the role that owns the schemas; for migrate, and for commands that "
                     "make, compare, swap or drop generations.");
-    settings.choice("log-level", options.log_level, {"debug", "info"}, "Least level of log lines.");
-    settings.allow_environment({"TIDEMARK_API_DSN", "TIDEMARK_LISTEN"});
+    settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
 
     const auto migration = [&](base::Settings& command) {
         command.number("partitions", options.partitions, 1, 10'000,

@@ -250,7 +250,7 @@ ImportReport publish_lines(const Options& options, const Source& source, const b
 }
 
 void start_log(const Options& options) {
-    log::start("tidemark-producer", options.log_level == "info" ? log::Level::info : log::Level::warn);
+    log::start("tidemark-producer", log::level_of(options.log_level));
 }
 
 struct stat status_of(int file) {
@@ -468,10 +468,9 @@ int main(int argc, char** argv) {
     settings.text("brokers", options.brokers, "Kafka brokers, HOST:PORT,...");
     settings.text("kafka-config", options.kafka_config,
                   "File of further Kafka client settings, name=value (TLS, SASL).");
-    settings.choice("log-level", options.log_level, {"info", "warn"}, "Least level of log lines.");
+    settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
     settings.duration("give-up", options.give_up, milliseconds(1'000), milliseconds(86'400'000),
                       "How long to go on without a broker that takes events.");
-    settings.allow_environment({"TIDEMARK_*"});
     settings.command(
         "import", "Publish a file of events, one per line (- reads standard input)",
         [&] {

@@ -6,10 +6,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 namespace tidemark::base::log {
@@ -148,18 +151,11 @@ void append_instant(std::string& out, std::chrono::sys_time<std::chrono::millise
     out += 'Z';
 }
 
+// By their value.
+constexpr std::array<std::string_view, 4> kLevelNames = {"debug", "info", "warn", "error"};
+
 std::string_view name_of(Level level) noexcept {
-    switch (level) {
-        case Level::debug:
-            return "debug";
-        case Level::info:
-            return "info";
-        case Level::warn:
-            return "warn";
-        case Level::error:
-            return "error";
-    }
-    return "error";
+    return kLevelNames[static_cast<std::size_t>(level)];
 }
 
 spdlog::level::level_enum to_spdlog(Level level) noexcept {
@@ -195,6 +191,16 @@ Output& output() {
 }
 
 }  // namespace
+
+std::vector<std::string> level_names() {
+    return {kLevelNames.begin(), kLevelNames.end()};
+}
+
+Level level_of(std::string_view name) {
+    const auto found = std::find(kLevelNames.begin(), kLevelNames.end(), name);
+    if (found == kLevelNames.end()) throw std::logic_error("no level of log lines: " + std::string(name));
+    return static_cast<Level>(found - kLevelNames.begin());
+}
 
 void start(std::string_view program, Level minimum) {
     output().program = program;

@@ -6,10 +6,16 @@
 #include <string_view>
 #include <type_traits>
 #include <variant>
+#include <vector>
 
 namespace tidemark::base::log {
 
 enum class Level : std::uint8_t { debug, info, warn, error };
+
+/// As settings have them, the lowest first.
+[[nodiscard]] std::vector<std::string> level_names();
+/// `name` is one of them.
+[[nodiscard]] Level level_of(std::string_view name);
 
 struct Field {
     std::string_view name;

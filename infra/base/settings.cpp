@@ -29,6 +29,8 @@ namespace {
 constexpr std::string_view kEnvironmentPrefix = "TIDEMARK_";
 /// Of the tests: their servers' addresses and the faults they plan. Every program lets them through.
 constexpr std::array<std::string_view, 2> kTestPrefixes = {"TIDEMARK_TEST_", "TIDEMARK_FAILPOINT"};
+/// Of all Tidemark programs, each with a comma behind it.
+constexpr std::string_view kVariables = TIDEMARK_VARIABLES;
 /// A password or a connection string is a line; more than this is the wrong file.
 constexpr std::size_t kMaxSecretBytes = 64 * 1024;
 constexpr std::size_t kMaxSettingsFileBytes = 1024 * 1024;
@@ -119,6 +121,10 @@ std::string suggestion(std::string_view name, const std::vector<std::string>& ca
 bool starts_with_any(std::string_view text, const auto& prefixes) {
     return std::any_of(prefixes.begin(), prefixes.end(),
                        [&](std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; });
+}
+
+bool is_of_a_program(std::string_view variable) {
+    return ("," + std::string(kVariables)).find("," + std::string(variable) + ",") != std::string::npos;
 }
 
 std::string wrapped(const std::string& text, std::size_t indent) {
@@ -255,7 +261,6 @@ struct Settings::State {
     std::vector<Option> options;
     std::vector<Command> commands;
     std::vector<Rule> rules;
-    std::vector<std::string> foreign_environment;
     std::string configuring;  ///< the command whose options are being declared
     std::vector<std::string> violations;
 
@@ -478,13 +483,7 @@ Source Settings::State::read_environment() {
             source.values[found->second] = text.substr(equals + 1);
             continue;
         }
-        const bool is_foreign =
-            std::any_of(foreign_environment.begin(), foreign_environment.end(), [&](const std::string& allowed) {
-                return allowed.back() == '*'
-                           ? variable.substr(0, allowed.size() - 1) == allowed.substr(0, allowed.size() - 1)
-                           : variable == allowed;
-            });
-        if (!is_foreign && !starts_with_any(variable, kTestPrefixes)) unknown.emplace_back(variable);
+        if (!is_of_a_program(variable) && !starts_with_any(variable, kTestPrefixes)) unknown.emplace_back(variable);
     }
     std::sort(unknown.begin(), unknown.end());
     for (const auto& variable : unknown) {
@@ -901,13 +900,6 @@ void Settings::choice(std::string_view name, std::string& target, std::vector<st
     };
     option.current = [&target] { return target; };
     state_->declare(std::move(option));
-}
-
-void Settings::allow_environment(std::vector<std::string> names) {
-    for (auto& name : names) {
-        if (name.empty()) throw std::logic_error("an environment variable has a name");
-        state_->foreign_environment.push_back(std::move(name));
-    }
 }
 
 void Settings::command(std::string_view name, std::string_view help, std::function<int()> run,

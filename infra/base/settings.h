@@ -15,8 +15,8 @@ namespace tidemark::base {
 /// the variable TIDEMARK_FLUSH_INTERVAL and the TOML key flush-interval; the flag wins over the variable, that over the
 /// file, that over the default standing in the target. Every program has --config FILE, --check-config (print redacted,
 /// check, exit), --version, --help, and --print-completion for bash. Unknown flags, TOML keys and TIDEMARK_* variables
-/// of no option of the program, and impossible values are collected and printed all at once; the parse then ends in
-/// exit code 2.
+/// of no option of any Tidemark program, and impossible values are collected and printed all at once; the parse then
+/// ends in exit code 2. TIDEMARK_TEST_* and TIDEMARK_FAILPOINT* are let through.
 class Settings {
 public:
     Settings(std::string program, std::string description);
@@ -35,9 +35,6 @@ public:
     void bytes(std::string_view name, std::int64_t& target, std::int64_t min, std::int64_t max, std::string_view help);
     void flag(std::string_view name, bool& target, std::string_view help);
     void choice(std::string_view name, std::string& target, std::vector<std::string> values, std::string_view help);
-    /// Variables of other Tidemark programs; a name that ends in `*` stands for all that begin so. TIDEMARK_TEST_* and
-    /// TIDEMARK_FAILPOINT* are let through always.
-    void allow_environment(std::vector<std::string> names);
 
     /// A subcommand; the options and positional arguments added by `configure` belong to it alone. The first one added
     /// is the default when none is named. `run` gets called by run().

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +14,19 @@ from stack.private import CLONE
 from stack.programs import FOLDERS
 
 
+def _example(program: str) -> Path:
+    return CLONE / "infra" / "dev" / "settings" / f"{program.removeprefix('tidemark-')}.toml.example"
+
+
+def _defaults(program: str) -> dict[str, Any]:
+    """Every setting of a program. Commands may share the name of one, and its default then."""
+    lines = re.findall(r"^# ([a-z-]+ = .*)$", _example(program).read_text(), re.MULTILINE)
+    return {name: value for line in lines for name, value in tomllib.loads(line).items()}
+
+
 @pytest.mark.parametrize("program", FOLDERS)
 def test_the_example_names_every_setting_of_the_program_with_its_default(program: str, build: Path) -> None:
-    example = CLONE / "infra" / "dev" / "settings" / f"{program.removeprefix('tidemark-')}.toml.example"
+    example = _example(program)
     command = [build / FOLDERS[program] / program, "--print-settings-example"]
 
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -25,7 +38,7 @@ def test_the_example_names_every_setting_of_the_program_with_its_default(program
     ("program", "words", "offered"),
     [
         ("tidemark-consumer", ["re"], {"replay", "redrive"}),
-        ("tidemark-consumer", ["run", "--log-level", ""], {"debug", "info"}),
+        ("tidemark-consumer", ["run", "--log-level", ""], {"debug", "info", "warn", "error"}),
         ("tidemark-consumer", ["--log-level", "info", "diff", "--m"], {"--max-diff"}),
         ("tidemark-consumer", ["verify", ""], {"counters", "vehicles"}),
         ("tidemark-consumer", ["run", "--dr"], set()),
@@ -44,3 +57,28 @@ def test_the_shell_completes_commands_options_and_values(
     command = ["bash", "-uc", script, "bash", build / FOLDERS[program] / program, program, *words]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert set(printed.split()) == offered
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warn", "error"])
+@pytest.mark.parametrize("program", FOLDERS)
+def test_one_environment_with_every_setting_serves_each_program(
+    program: str, level: str, build: Path, tmp_path: Path
+) -> None:
+    settings = {name: value for one in FOLDERS for name, value in _defaults(one).items()}
+    secret = tmp_path / "secret"
+    secret.write_text("dbname=tidemark\n")
+    secret.chmod(0o600)
+    for name in [name for name in settings if f"{name}-file" in settings]:
+        del settings[name]
+        settings[f"{name}-file"] = secret
+    settings |= {"log-level": level, "admin-listen": "127.0.0.1:4444"}
+    environment = {
+        f"TIDEMARK_{name.replace('-', '_').upper()}": str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in settings.items()
+    }
+    assert {"TIDEMARK_API_DSN_FILE", "TIDEMARK_WINDOW_RETENTION", "TIDEMARK_GIVE_UP"} < set(environment)
+    command = [build / FOLDERS[program] / program, "--check-config"]
+    command += ["import", "some.ndjson"] if program == "tidemark-producer" else []
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert f'log-level = "{level}"' in checked.stdout

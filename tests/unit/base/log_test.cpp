@@ -103,7 +103,7 @@ TEST_CASE("a text over 256 bytes is cut between code points and marked") {
 }
 
 TEST_CASE("lines below the level are not written") {
-    base::log::start("tidemark-test", base::log::Level::warn);
+    base::log::start("tidemark-test", base::log::level_of("warn"));
     {
         CapturedStream standard_error(stderr);
         base::log::write(base::log::Level::debug, "d");
@@ -114,7 +114,7 @@ TEST_CASE("lines below the level are not written") {
         CHECK(standard_error.text().find(R"("event":"w")") != std::string::npos);
         CHECK(standard_error.text().find(R"("event":"e")") != std::string::npos);
     }
-    base::log::start("tidemark-test", base::log::Level::debug);
+    base::log::start("tidemark-test", base::log::level_of("debug"));
     CapturedStream standard_error(stderr);
     base::log::write(base::log::Level::debug, "d");
     CHECK(standard_error.text().find(R"("level":"debug")") != std::string::npos);
