@@ -595,7 +595,7 @@ private:
     std::optional<Reading> reading_;
     std::optional<Standing> pending_;  // where it is to be next
     int generation_ = 0;
-    std::string refusal_;  // why the log cannot be read as a whole
+    std::string refusal_;  // why the log cannot be read as a whole, or not remembered
     steady_clock::time_point try_again_at_{};
     std::string log_differs_;
     std::optional<base::Timestamp> log_at_;

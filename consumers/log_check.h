@@ -39,9 +39,9 @@ kafka::ConsumerOptions reader_options(const Target& target, const std::string& b
                                       const std::map<std::string, std::string>& kafka_properties,
                                       const std::string& client_id);
 
-/// For StreamProcessor: compares each claim with the broker's log. Refuses (LogMismatch) when the table's offset is not
-/// within the log, or the partition's first record is another identity. `admin` must outlive it and is used by its
-/// caller's thread.
+/// For StreamProcessor: compares each claim with the broker's log. Refuses (LogMismatch) when the number of
+/// partitions is another one, the table's offset is not within the log, or the partition's first record, where it is
+/// still there, is another identity. `admin` must outlive it and is used by its caller's thread.
 CheckLog make_log_check(kafka::Admin& admin, const Target& target);
 
 }  // namespace tidemark::consumers

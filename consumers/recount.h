@@ -22,7 +22,8 @@ namespace tidemark::consumers {
 std::vector<LedgerTable> compared_tables(const Projection& projection);
 
 /// Counts a log again, record by record: which ones apply, repeat others or are dead letters, and what every table has
-/// to hold because of it. Nothing of it is shared with the fold that writes the tables but the decoding of events.
+/// to hold because of it. Shared with the fold that writes the tables is only how events and decisions are read, an
+/// entity's weights, a key's partition, and for which reasons a letter holds.
 /// Keeps the identities of the last day of log time in memory, a bit for each imported line, and dead letters that are
 /// open or hold their entity. One thread.
 class Recount {

@@ -42,9 +42,9 @@ struct ScratchOptions {
 /// the log, and says what they came to. Needs no log, and nothing of the database but that the stream is registered
 /// there. The generation is dropped in the end, however it ends, unless it is complete and to be kept; what a killed
 /// process leaves stands in the registry. The report's digest is `applied-duplicates-parked-<16 hex>`, the last of all
-/// rows of all tables as `diff` compares them (digest_of): the same file and fold say the same in any database,
-/// whatever the cut of batches. Throws Refused when a line is (CaseFile), and when the generation is dropped under way;
-/// pg::Error; std::runtime_error.
+/// rows of all tables as `diff` compares them but for the words of a dead letter's detail (digest_of): the same file
+/// and fold say the same in any database, whatever the cut of batches. Throws Refused when a line is (CaseFile), and
+/// when the generation is dropped under way; pg::Error; std::runtime_error.
 ScratchReport fold_file(const ScratchOptions& options, const Projection& projection, std::istream& lines);
 
 }  // namespace tidemark::consumers

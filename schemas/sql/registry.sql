@@ -50,7 +50,8 @@ create table if not exists tidemark.audits (
     stream       text primary key references tidemark.streams (name),
     instance     text not null,
     generation   integer not null,
-    -- reading: not yet where the tables were when it began; refused: the log cannot be read as a whole
+    -- reading: not yet where the tables were when it began; refused: the log cannot be read as a whole,
+    -- or takes more memory than the audit may have
     state        text not null check (state in ('reading', 'equal', 'differs', 'refused')),
     detail       text not null,
     -- what has been counted of the log, how many offsets the tables were ahead of that, and what it adds up to
