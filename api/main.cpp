@@ -177,36 +177,36 @@ int main(int argc, char** argv) {
     settings.text("brokers", options.brokers, "Kafka brokers, HOST:PORT,...");
     settings.text("kafka-config", options.kafka_config,
                   "File of further Kafka client settings, name=value (TLS, SASL).");
-    settings.secret("api-dsn", options.api_dsn, "PostgreSQL connection of the role that reads the views");
+    settings.secret("api-dsn", options.api_dsn, "PostgreSQL connection of the role that reads the views.");
     settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
     settings.command(
         "serve", "Serve until told to stop", [&] { return guarded(options); },
         [&](base::Settings& command) {
-            command.text("listen", options.listen, "ADDRESS:PORT to listen on; [ADDRESS]:PORT for IPv6");
-            command.choice("auth", options.auth, {"open"}, "Who may do what: open = everybody everything");
+            command.text("listen", options.listen, "ADDRESS:PORT to listen on; [ADDRESS]:PORT for IPv6.");
+            command.choice("auth", options.auth, {"open"}, "Who may do what: open = everybody everything.");
             command.flag("allow-open", options.allow_open,
-                         "Listen beyond this machine although everybody may do everything");
-            command.number("http-threads", options.http_threads, 0, 256, "Event loops; 0: one per core");
+                         "Listen beyond this machine although everybody may do everything.");
+            command.number("http-threads", options.http_threads, 0, 256, "Event loops; 0: one per core.");
             command.number("max-connections", options.max_connections, 16, 1'000'000,
-                           "HTTP connections; new ones get 503 from 90 % on");
+                           "HTTP connections; new ones get 503 from 90 % on.");
             command.number("linger-us", options.linger_us, 0, 1'000'000,
-                           "Microseconds that an event may wait for others to share its request to the broker");
+                           "Microseconds that an event may wait for others to share its request to the broker.");
             command.number("publish-records", options.publish_records, 1, 10'000'000,
-                           "Events on their way to the log; more get 503");
+                           "Events on their way to the log; more get 503.");
             command.bytes("publish-bytes", options.publish_bytes, 1'048'576, std::int64_t{1} << 40,
-                          "Keys and values on their way to the log; more get 503");
+                          "Keys and values on their way to the log; more get 503.");
             command.number("db-connections", options.db_connections, 1, 64,
-                           "Database connections for reads; each pipelines its queries");
+                           "Database connections for reads; each pipelines its queries.");
             command.number("max-waiting", options.max_waiting, 0, 1'000'000,
-                           "Reads that wait for fresher tables; more get 503");
+                           "Reads that wait for fresher tables; more get 503.");
             command.number("vehicle-cache-entries", options.vehicle_cache_entries, 0, 100'000'000,
-                           "Answers in the cache of vehicle states");
+                           "Answers in the cache of vehicle states.");
             command.bytes("vehicle-cache-bytes", options.vehicle_cache_bytes, 0, std::int64_t{1} << 40,
-                          "Memory of the cache of vehicle states");
+                          "Memory of the cache of vehicle states.");
             command.duration("clock-skew", options.clock_skew, milliseconds(0), milliseconds(5'000),
-                             "How far this machine's clock may be ahead of the brokers'");
+                             "How far this machine's clock may be ahead of the brokers'.");
             command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(0), milliseconds(600'000),
-                             "How long requests under way may take once told to stop");
+                             "How long requests under way may take once told to stop.");
         });
     settings.check([&] { return check(options); });
     return settings.run(argc, argv);

@@ -349,24 +349,25 @@ int main(int argc, char** argv) {
                   "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.secret("consumer-dsn", options.consumer_dsn, "PostgreSQL connection of the role that writes projections.");
     settings.secret("owner-dsn", options.owner_dsn,
-                    "PostgreSQL connection of the role that owns the schemas; for migrate, and for commands that "
-                    "make, compare, swap or drop generations.");
+                    "PostgreSQL connection of the role that owns the schemas; for migrate and doctor, and for "
+                    "commands that make, compare, verify, swap or drop generations.");
     settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
 
-    const auto migration = [&](base::Settings& command) {
+    const auto migration = [&](base::Settings& command, const std::string& when) {
         command.number("partitions", options.partitions, 1, 10'000,
-                       "Partitions of a topic that is made; fixed for ever after.");
-        command.number("replication", options.replication, 1, 7, "Replicas of a topic that is made.");
+                       when + "Partitions of a topic that is made; fixed for ever after.");
+        command.number("replication", options.replication, 1, 7, when + "Replicas of a topic that is made.");
         command.number("min-isr", options.min_isr, 1, 7,
-                       "In-sync replicas that a write needs, of a topic that is made.");
-        command.secret("consumer-password", options.consumer_password, "Password to give the role tidemark_consumer.");
-        command.secret("api-password", options.api_password, "Password to give the role tidemark_api.");
+                       when + "In-sync replicas that a write needs, of a topic that is made.");
+        command.secret("consumer-password", options.consumer_password,
+                       when + "Password to give the role tidemark_consumer.");
+        command.secret("api-password", options.api_password, when + "Password to give the role tidemark_api.");
     };
     settings.command(
         "run", "Fold every stream into its tables until told to stop",
         [&] { return guarded([&] { return run(options); }); },
         [&](base::Settings& command) {
-            migration(command);
+            migration(command, "With --migrate: ");
             command.text("admin-listen", options.admin_listen, "ADDRESS:PORT of /metrics and the health routes.");
             command.number("slot", options.slot, 0, 9'999,
                            "Number of this consumer among those of its host; names it in the consumer group, so that a "
@@ -412,7 +413,7 @@ int main(int argc, char** argv) {
                 return int{base::kDone};
             });
         },
-        migration);
+        [&](base::Settings& command) { migration(command, ""); });
     settings.command(
         "status", "Show every partition: owner, lag, generation, dead letters; exit 1 while any is behind",
         [&] {
@@ -439,7 +440,8 @@ int main(int argc, char** argv) {
 
     settings.command(
         "doctor",
-        "Look for what breaks a promise: topics, brokers, PostgreSQL, rights, clocks, generations; exit 1 if any",
+        "Look for what breaks a promise: topics, brokers, PostgreSQL, rights, clocks, generations; exit 1 at an "
+        "error or a warning",
         [&] {
             return guarded([&] {
                 log::start("tidemark-consumer", log::Level::warn);
@@ -471,9 +473,12 @@ int main(int argc, char** argv) {
         command.duration("timeout", options.timeout, milliseconds(1'000), milliseconds(3'600'000),
                          "How long to try to bring both generations to the same offsets.");
     };
-    const auto generation = [&](base::Settings& command, bool required) {
-        command.argument("generation", options.generation, required, "Number of the generation.");
-        command.check([&] {
+    // `otherwise`: which one is meant when none is given; empty: one has to be.
+    const auto generation = [&](base::Settings& command, const std::string& otherwise) {
+        const bool required = otherwise.empty();
+        command.argument("generation", options.generation, required,
+                         "Number of the generation" + (required ? "." : "; default: " + otherwise + "."));
+        command.check([&options, required] {
             const auto& text = options.generation;
             const bool is_number = !text.empty() && text.size() <= 9 &&
                                    text.find_first_not_of("0123456789") == std::string::npos && text[0] != '0';
@@ -518,7 +523,7 @@ int main(int argc, char** argv) {
     settings.command("diff", "Compare the live generation with another at the same offsets; exit 1 when they differ",
                      operate(show_diff), [&](base::Settings& command) {
                          stream(command);
-                         generation(command, false);
+                         generation(command, "the candidate, or what was live before when there is none");
                          timeout(command);
                          command.flag("csv", options.csv, "CSV instead of text.");
                          command.number("top", options.top, 0, 10'000,
@@ -532,9 +537,10 @@ int main(int argc, char** argv) {
         operate([](const OperateOptions& given, std::ostream& out) { return run_verify(given, out, std::cerr); }),
         [&](base::Settings& command) {
             stream(command);
-            generation(command, false);
+            generation(command, "the live one");
             command.flag("deep", options.deep, "Name the rows that differ, and where in the log they come from.");
-            command.number("top", options.top, 0, 10'000, "Of each table's rows, the biggest deltas first.");
+            command.number("top", options.top, 0, 10'000,
+                           "With --deep: so many of each table's rows, the biggest deltas first.");
             command.flag("csv", options.csv, "CSV instead of text.");
             command.bytes("memory", options.memory, std::int64_t{1} << 20, std::int64_t{1} << 40,
                           "What may stand in memory at once; the log is read as often as it takes.");
@@ -547,7 +553,7 @@ int main(int argc, char** argv) {
     settings.command(
         "promote", "Make the candidate the generation that is read", operate(promote), [&](base::Settings& command) {
             stream(command);
-            generation(command, false);
+            generation(command, "the only candidate");
             timeout(command);
             command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ; more are refused.");
             command.flag("accept-diff", options.accept_diff, "Do not compare.");
@@ -562,7 +568,7 @@ int main(int argc, char** argv) {
     settings.command("drop", "Remove a generation that is not the live one, and what a replay of it has done",
                      operate(drop), [&](base::Settings& command) {
                          command.argument("stream", options.stream, true, "Stream, e.g. counters.", stream_names());
-                         generation(command, true);
+                         generation(command, "");
                      });
     const auto letter = [&](base::Settings& command) {
         stream(command);

@@ -183,8 +183,8 @@ void report_import(const Options& options, const Source& source, const ImportRep
     }
 }
 
-// Publishes the lines and says how it went. Gives up when told to stop, or when nothing could be stored for a whole
-// minute.
+// Publishes the lines and says how it went. Gives up when told to stop, or when nothing could be stored for
+// --give-up.
 ImportReport publish_lines(const Options& options, const Source& source, const base::Shutdown& shutdown) {
     const base::SystemClock clock;
     base::Metrics metrics;
@@ -469,8 +469,10 @@ int main(int argc, char** argv) {
     settings.text("kafka-config", options.kafka_config,
                   "File of further Kafka client settings, name=value (TLS, SASL).");
     settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
-    settings.duration("give-up", options.give_up, milliseconds(1'000), milliseconds(86'400'000),
-                      "How long to go on without a broker that takes events.");
+    const auto give_up = [&](base::Settings& command) {
+        command.duration("give-up", options.give_up, milliseconds(1'000), milliseconds(86'400'000),
+                         "How long to go on without a broker that takes events.");
+    };
     settings.command(
         "import", "Publish a file of events, one per line (- reads standard input)",
         [&] {
@@ -489,6 +491,7 @@ int main(int argc, char** argv) {
             command.flag("progress", options.progress,
                          "Show how far it is, also where standard error is no terminal: a line every five seconds.");
             command.flag("json", options.json, "Report in JSON; with --progress, how far it is, too.");
+            give_up(command);
             command.text("admin-listen", options.admin_listen,
                          "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
                          "default one, the import warns and goes on without.");
@@ -556,7 +559,8 @@ int main(int argc, char** argv) {
         [&](base::Settings& command) {
             command.argument("TYPE", options.type, true, "The event's type.");
             command.argument("DATA", options.data, true, "Its data, as JSON on one line.");
-            command.text("time", options.time, "When it happened; default: now");
+            command.text("time", options.time, "When it happened; default: now.");
+            give_up(command);
             command.example("tidemark.counter.incremented.v1 '{\"key\":\"abcdef\",\"value\":1}'", "One more.");
         });
     return settings.run(argc, argv);
