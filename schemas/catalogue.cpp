@@ -13,8 +13,8 @@ constexpr std::array kCounterTypes{counters::kIncremented};
 constexpr std::array kVehicleTypes{vehicles::kRegistered, vehicles::kStateChanged};
 
 constexpr std::array kStreams{
-    Stream{"counters", "tidemark.counters", kCounterTypes, "the counter's key"},
-    Stream{"vehicles", "tidemark.vehicles", kVehicleTypes, "the vehicle's id in decimal digits"},
+    Stream{"counters", "tidemark.counters", kCounterTypes},
+    Stream{"vehicles", "tidemark.vehicles", kVehicleTypes},
 };
 
 template <typename Predicate>

@@ -10,7 +10,6 @@ struct Stream {
     std::string_view name;   ///< "counters": of the schema in Postgres, in routes, in metrics and tokens
     std::string_view topic;  ///< "tidemark.counters"
     std::span<const std::string_view> types;  ///< event types that its topic carries
-    std::string_view key;                     ///< what a record's key is, in words: for documents
 };
 
 /// Every stream, in the order in which they were added.

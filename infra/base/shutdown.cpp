@@ -107,8 +107,4 @@ bool Shutdown::wait_for(std::chrono::milliseconds limit) const noexcept {
     return state_->changed.wait_for(lock, std::min(limit, kLongestWait), [this] { return state_->requested.load(); });
 }
 
-void Shutdown::request() noexcept {
-    state_->announce();
-}
-
 }  // namespace tidemark::base

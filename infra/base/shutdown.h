@@ -13,12 +13,10 @@ public:
     Shutdown(const Shutdown&) = delete;
     Shutdown& operator=(const Shutdown&) = delete;
 
-    /// Any thread. True from the first signal (or request()) on.
+    /// Any thread. True from the first signal on.
     [[nodiscard]] bool requested() const noexcept;
     /// Waits for the signal at most `limit`; returns requested(). What interruptible waits and backoffs use.
     bool wait_for(std::chrono::milliseconds limit) const noexcept;
-    /// As if a signal had come: a part of the program found that it cannot go on.
-    void request() noexcept;
 
 private:
     struct State;
