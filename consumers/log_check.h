@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace tidemark::consumers {
 
@@ -32,6 +33,10 @@ std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string&
 /// Throws Refused when a fold from the log's start would not be what the registered log says: a partition's start is
 /// gone or another log's, or partitions were added. Throws kafka::Error.
 void check_log_is_whole(kafka::Admin& admin, const Target& target);
+
+/// Throws Refused when the log ends before the tables do, which stand at `next`: it was cut, or restored from an older
+/// copy. Ask the tables first. Throws kafka::Error.
+void check_log_reaches(kafka::Admin& admin, const Target& target, const std::vector<std::int64_t>& next);
 
 /// For who reads the whole log of a generation beside its consumers: all partitions, and no member of a group.
 /// `client_id` names the reader to the brokers.

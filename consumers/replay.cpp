@@ -208,6 +208,7 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
     {
         kafka::Admin admin(options.lane.brokers, options.lane.kafka_properties);
         check_log_is_whole(admin, live->target);
+        check_log_reaches(admin, live->target, find_progress(turn.connection(), stream));
     }
     const auto generation = find_or_create(turn.connection(), projection, *live);
     FAILPOINT("r1_created");

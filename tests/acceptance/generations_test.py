@@ -24,7 +24,7 @@ from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED
 from support.load import Load
-from support.operating import command, fill, generations, increment, roles
+from support.operating import command, fill, generations, increment, roles, totals
 from support.tidemark import Running, Tidemark
 
 
@@ -316,13 +316,48 @@ def test_a_topic_that_was_given_partitions_is_not_replayed(own: Tidemark) -> Non
     assert roles(own) == {1: "live"}
 
 
-def test_a_topic_that_was_recreated_is_not_replayed(own: Tidemark) -> None:
+@pytest.mark.parametrize("is_written_to", [False, True])
+def test_a_topic_that_was_recreated_is_not_replayed(own: Tidemark, tmp_path: Path, is_written_to: bool) -> None:
     admin = AdminClient({"bootstrap.servers": own.kafka.brokers})
-    admin.delete_topics(["tidemark.counters"])["tidemark.counters"].result(30)
-    wait_for(lambda: "tidemark.counters" not in own.log.topics(), "the topic to be gone", 30)
+    _delete(admin, own)
     admin.create_topics([NewTopic("tidemark.counters", 4, 1)])["tidemark.counters"].result(30)
     wait_for(lambda: own.log.topics().get("tidemark.counters") == 4, "the topic to be back", 30)
-    assert "recreated" in command(own, "replay", "counters", code=3)
+    if is_written_to:
+        own.log.put_all("tidemark.counters", [increment(f"k{n}", 1) for n in range(100)])
+    said = command(own, "replay", "counters", code=3)
+    assert "topic tidemark.counters, partition 0: the topic was recreated" in said
+    assert ("it begins with a record of something else" if is_written_to else "it is empty") in said
+    assert "export what it holds, delete it, empty the database, migrate, and import" in said
+    assert roles(own) == {1: "live"}
+
+    held = tmp_path / "held.ndjson"
+    command(own, "export", "counters", "--output", str(held), program="producer")
+    _delete(admin, own)
+    own.postgres.execute(f"drop database {own.database} with (force)")
+    own.postgres.create_database(own.database)
+    own.migrate()
+    command(own, "import", str(held), program="producer")
+    own.start_consumer()
+    own.assert_equals_log("counters")
+    command(own, "verify", "counters")
+    assert len(totals(own)) == (100 if is_written_to else 0)
+
+
+def _delete(admin: AdminClient, tidemark: Tidemark) -> None:
+    admin.delete_topics(["tidemark.counters"])["tidemark.counters"].result(30)
+    wait_for(lambda: "tidemark.counters" not in tidemark.log.topics(), "the topic to be gone", 30)
+
+
+def test_a_log_that_was_cut_at_its_end_is_not_replayed(own: Tidemark) -> None:
+    """The tables stand beyond it, so a replay would wait for ever for what it is to catch up with."""
+    consumer = own.start_consumer()
+    fill(own, 500)
+    own.settle("counters")
+    consumer.terminate()
+    own.query("update counters.offsets set next_offset = next_offset + 7 where partition = 2")
+    end = own.log.ends("tidemark.counters")[2]
+    said = command(own, "replay", "counters", code=3)
+    assert f"topic tidemark.counters, partition 2: the log ends at offset {end}, the tables of counters stand at {end + 7}" in said
     assert roles(own) == {1: "live"}
 
 
