@@ -31,19 +31,20 @@ constexpr int kRowsAtOnce = 10'000;
 // What a row takes in memory, keys and values of a usual length.
 constexpr std::int64_t kBytesOfRow = 600;
 
-// What is left of the log may be read while a snapshot is held when it is no more than this: moments.
-constexpr std::int64_t kFewRecords = 100'000;
+// A snapshot keeps vacuum from its work. What the tables took in since the last look is read while it is held when it
+// is no more than this, and only for so long: mostly it has been fetched within milliseconds.
+constexpr std::int64_t kFewRecords = 10'000;
+constexpr milliseconds kTailLimit{500};
 
 // Between two looks at whether to go on.
 constexpr milliseconds kLook{200};
 
-pg::SessionOptions session(const VerifyOptions& options) {
+pg::SessionOptions session() {
     pg::SessionOptions session;
     session.application_name = "tidemark-consumer verify";
     session.statement_timeout = milliseconds(0);  // as long as the tables are big
     session.lock_timeout = std::chrono::seconds(5);
-    // The last records are waited for in one.
-    session.idle_in_transaction_timeout = options.timeout + std::chrono::minutes(1);
+    session.idle_in_transaction_timeout = std::chrono::minutes(1);  // a stopped process must not hold a snapshot
     return session;
 }
 
@@ -90,19 +91,21 @@ public:
         first_ = at_ = standing.first;
         // Windows that are gone by now stay so, and need no memory.
         recount_.emplace(generation_.target, pass_, passes_, standing.windows_from);
-        do {
+        while (true) {
             read_to(connection_, standing.next);
             standing = look(connection_);
-        } while (records_between(at_, standing.next) > kFewRecords);
-        auto snapshot = connection_.begin_snapshot();
-        const auto last = look(snapshot);
-        read_to(snapshot, last.next);
-        windows_from_ = last.windows_from;
-        auto& rows = recount_->finish(first_, last.next);
-        const auto& tables = recount_->tables();
-        for (std::size_t n = 0; n < tables.size(); ++n)
-            compare(snapshot, n, rows, diff.tables[n]);
-        return last.next;
+            if (records_between(at_, standing.next) > kFewRecords) continue;
+            auto snapshot = connection_.begin_snapshot();
+            standing = look(snapshot);
+            if (records_between(at_, standing.next) > kFewRecords) continue;
+            if (!read_to(snapshot, standing.next, kTailLimit)) continue;
+            windows_from_ = standing.windows_from;
+            auto& rows = recount_->finish(first_, standing.next);
+            const auto& tables = recount_->tables();
+            for (std::size_t n = 0; n < tables.size(); ++n)
+                compare(snapshot, n, rows, diff.tables[n]);
+            return standing.next;
+        }
     }
 
 private:
@@ -141,9 +144,10 @@ private:
         }
     }
 
-    // Takes every record below these offsets. They are in the tables, and so they are in the log.
+    // Takes every record below these offsets, which are in the tables, and so they are in the log. False: that took
+    // longer than `limit`, and some of them are still to be taken.
     template <typename Session>
-    void read_to(Session& session, const Offsets& ends) {
+    bool read_to(Session& session, const Offsets& ends, std::optional<milliseconds> limit = std::nullopt) {
         load_refused(session);
         progress_.total = progress_.records + records_between(at_, ends) * passes_left_;
         std::vector<kafka::Start> starts;
@@ -151,7 +155,8 @@ private:
             if (at_[n] < ends[n]) starts.push_back({static_cast<std::int32_t>(n), at_[n]});
         }
         auto open = starts.size();
-        if (open == 0) return;
+        if (open == 0) return true;
+        const auto began = std::chrono::steady_clock::now();
         log_.assign(starts);
         auto heard = std::chrono::steady_clock::now();
         const auto reached = [&](std::int32_t partition, std::int64_t offset) {
@@ -190,7 +195,9 @@ private:
                 }
             }
             options_.on_progress(progress_);
-            if (std::chrono::steady_clock::now() - heard > options_.timeout) {
+            const auto now = std::chrono::steady_clock::now();
+            if (limit && open > 0 && now - began > *limit) return false;
+            if (now - heard > options_.timeout) {
                 // Not at once: a new leader may not know yet how far it may show its log.
                 if (!ended.empty()) throw Refused(ended);
                 throw std::runtime_error("topic " + generation_.target.topic + ": nothing came for " +
@@ -198,6 +205,7 @@ private:
                                          " s: check that its brokers are there");
             }
         }
+        return true;
     }
 
     [[nodiscard]] std::string describe(const kafka::EndOfPartition& end, const Offsets& ends) const {
@@ -442,7 +450,7 @@ Diff verify(const VerifyOptions& options, const Generation& generation, kafka::R
     const auto number = std::to_string(target.generation);
     while (!std::holds_alternative<kafka::Assigned>(log.poll(kLook))) {
     }
-    pg::Connection connection(options.dsn, session(options));
+    pg::Connection connection(options.dsn, session());
     connection.run_script("set client_connection_check_interval = '1s'");
     // A name is looked up in every statement, in a snapshot too: the tables behind it may become another generation's.
     const auto place = find_place(connection, *target.projection, target.generation);

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from stack.private import jars
+from stack.process import wait_for
 from support.load import Load
 from support.operating import command, fill, increment
 from support.tidemark import Running, Tidemark
@@ -226,6 +229,39 @@ def test_a_log_of_more_records_than_are_taken_at_once_is_verified_whole(own: Tid
     own.log.put_all("tidemark.counters", [increment("many", 1)] * 25_000)
     own.settle("counters")
     _verify(own)
+
+
+def test_no_snapshot_is_held_while_the_log_is_read(own: Tidemark) -> None:
+    consumer = own.start_consumer()
+    own.log.put_all("tidemark.counters", [increment(f"k{n % 97}", 1) for n in range(100_000)])
+    own.settle("counters")
+    consumer.terminate()
+    session = "from pg_stat_activity where application_name = 'tidemark-consumer verify' and datname = current_database()"
+    observer = psycopg2.connect(own.dsn)
+    observer.autocommit = True
+    verify = own.start_command("verify", "counters")
+    try:
+        with observer.cursor() as cursor, psycopg2.connect(own.dsn) as blocker, blocker.cursor() as block:
+
+            def sees(sql: str) -> bool:
+                cursor.execute(sql + session)
+                return cursor.fetchone() not in (None, (False,))
+
+            wait_for(lambda: sees("select true "), "its session", 30)
+            own.kafka.nodes[0].send(signal.SIGSTOP)
+            try:
+                wait_for(lambda: sees("select clock_timestamp() - state_change > '1s' "), "it to wait for the log", 20)
+                assert sees("select state = 'idle' and backend_xmin is null and backend_xid is null ")
+                assert verify.poll() is None
+                block.execute("lock table counters.totals in access exclusive mode")
+            finally:
+                own.kafka.nodes[0].send(signal.SIGCONT)
+            wait_for(lambda: sees("select state = 'active' and backend_xmin is not null "), "it to compare rows", 30)
+        said, errors = verify.communicate(timeout=30)
+    finally:
+        verify.kill()
+        observer.close()
+    assert verify.returncode == 0, said + errors
 
 
 def test_verify_needs_the_whole_log_and_its_own_fold(own: Tidemark, tmp_path: Path) -> None:

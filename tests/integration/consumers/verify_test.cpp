@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -35,14 +36,19 @@ Generation registered(const ScratchDatabase& database, int number) {
     return *std::find_if(all.begin(), all.end(), [&](const auto& one) { return one.target.generation == number; });
 }
 
-/// Does something before it hands out the record or end at an offset.
+/// Does something before it begins to read, the first and the second time.
 class Hooked final : public kafka::RecordSource {
 public:
-    Hooked(FakeLog& log, std::function<void()> first, std::function<void()> second)
-        : source_(log), first_(std::move(first)), second_(std::move(second)) {
+    Hooked(
+        FakeLog& log, std::function<void()> first, std::function<void()> second,
+        std::function<bool()> is_silent = [] { return false; })
+        : source_(log), first_(std::move(first)), second_(std::move(second)), is_silent_(std::move(is_silent)) {
         source_.grant({0});
     }
-    kafka::Polled poll(std::chrono::milliseconds timeout) override { return source_.poll(timeout); }
+    kafka::Polled poll(std::chrono::milliseconds timeout) override {
+        if (is_silent_()) return kafka::Nothing{};
+        return source_.poll(timeout);
+    }
     void assign(std::span<const kafka::Start> starts) override {
         std::exchange(first_, std::exchange(second_, [] {}))();
         source_.assign(starts);
@@ -56,6 +62,23 @@ private:
     FakeSource source_;
     std::function<void()> first_;
     std::function<void()> second_;
+    std::function<bool()> is_silent_;  // though there is something to be read
+};
+
+/// Looks whether vacuum is kept from its work.
+class Observer {
+public:
+    explicit Observer(const ScratchDatabase& database) : connection_(database.dsn(), {}) {}
+    bool sees_snapshot() {
+        return connection_
+            .run({"sees_snapshot",
+                  "select exists (select 1 from pg_stat_activity where application_name = 'tidemark-consumer verify' "
+                  "and datname = current_database() and (backend_xmin is not null or backend_xid is not null))"})
+            .boolean(0, 0);
+    }
+
+private:
+    pg::Connection connection_;
 };
 
 }  // namespace
@@ -132,4 +155,80 @@ TEST_CASE("what is folded while the log is read is verified, too") {
     CHECK(found.differing() == 0);
     CHECK(found.vector == std::vector<std::int64_t>{3});
     CHECK(found.tables.front().rows_live == 2);
+}
+
+TEST_CASE("what was folded while the log was read is read without a snapshot when it is much") {
+    ScratchDatabase database;
+    FakeLog log(1);
+    tests::identify(log);
+    increment(log, "a");
+    const auto target = database.make_generation(*find_projection("counters"), 1, Role::live);
+    Folding folding(database.dsn(), target, log);
+    folding.take_all();
+    folding.flush();
+    constexpr int kMany = 20'000;
+    Observer observer(database);
+    int polls = 0;
+    int looks = 0;
+    int seen = 0;
+    VerifyOptions options;
+    options.dsn = database.dsn();
+    Hooked source(
+        log,
+        [&] {
+            for (int n = 0; n < kMany; ++n)
+                increment(log, "a");
+            folding.take_all();
+            folding.flush();
+        },
+        [] {},
+        [&] {
+            if (++polls % 100 == 0) {
+                ++looks;
+                seen += observer.sees_snapshot() ? 1 : 0;
+            }
+            return false;
+        });
+    const auto found = verify(options, registered(database, target.generation), source);
+    CHECK(found.differing() == 0);
+    CHECK(found.vector == std::vector<std::int64_t>{kMany + 2});
+    CHECK(looks >= kMany / 100);
+    CHECK(seen == 0);
+}
+
+TEST_CASE("a log that does not come is not waited for in a snapshot") {
+    ScratchDatabase database;
+    FakeLog log(1);
+    tests::identify(log);
+    increment(log, "a");
+    const auto target = database.make_generation(*find_projection("counters"), 1, Role::live);
+    Folding folding(database.dsn(), target, log);
+    folding.take_all();
+    folding.flush();
+    Observer observer(database);
+    using Instant = std::chrono::steady_clock::time_point;
+    std::optional<Instant> first;
+    Instant last;
+    VerifyOptions options;
+    options.dsn = database.dsn();
+    options.timeout = std::chrono::seconds(10);
+    Hooked source(
+        log,
+        [&] {
+            increment(log, "b");
+            folding.take_all();
+            folding.flush();
+        },
+        [] {},
+        [&] {  // it does as long as nothing is held for it
+            if (!observer.sees_snapshot()) return false;
+            last = std::chrono::steady_clock::now();
+            if (!first) first = last;
+            return true;
+        });
+    const auto found = verify(options, registered(database, target.generation), source);
+    CHECK(found.differing() == 0);
+    CHECK(found.vector == std::vector<std::int64_t>{3});
+    REQUIRE(first);
+    CHECK(last - *first < std::chrono::seconds(5));
 }
