@@ -345,7 +345,9 @@ private:
         if (!state) {
             add(Severity::error, "topic_missing", subject,
                 generations.empty() ? "there is none" : "it is gone, and with it the log that the tables come from",
-                generations.empty() ? "tidemark-consumer migrate" : "restore the topic from its replicas or a backup");
+                generations.empty() ? "tidemark-consumer migrate"
+                                    : "restore the topic; without a copy of it, " + fold_anew() +
+                                          "; then import what exports you have of it");
             return;
         }
         const auto settings = admin_.topic_settings(topic);
@@ -360,8 +362,13 @@ private:
         check_replicas(*state, settings, topic);
         if (generations.empty()) return;
         const auto& target = generations.front().target;
-        guard("log", subject, "restore the topic, or start anew with an empty database", [&] {
-            check_log_is_whole(admin_, target);
+        guard("log", subject, "check --brokers, and whether the brokers run", [&] {
+            try {
+                check_log_is_whole(admin_, target);
+            } catch (const LogRefused& refused) {
+                add(Severity::error, "log", subject, refused.reason(), refused.mend());
+                return;
+            }
             check_offsets(generations);
         });
     }
@@ -416,7 +423,7 @@ private:
                         std::string(target.projection->stream().name),
                     "partition " + std::to_string(n) + " stands at " + std::to_string(next[n]) + ", the log ends at " +
                         std::to_string(marks[n].high) + ": the log was truncated or restored from an older copy",
-                    "restore the log, or replay and promote --accept-diff to have what it still holds");
+                    restore_end_of_log());
             }
         }
         for (std::int32_t partition = 0; partition < target.partitions; ++partition) {

@@ -1,5 +1,6 @@
 #include "consumers/log_check.h"
 
+#include "schemas/catalogue.h"
 #include "schemas/event.h"
 
 #include <algorithm>
@@ -24,9 +25,12 @@ Beginning read_beginning(kafka::Admin& admin, const std::string& topic, std::int
     const auto marks = admin.watermarks(topic, partition + 1).at(static_cast<std::size_t>(partition));
     if (marks.high == 0) return {true, {}};
     if (marks.low > 0) {
-        throw Refused(place_of(topic, partition) + ": its first record is gone (the log starts at " +
-                      std::to_string(marks.low) +
-                      "). Tables can only be built from a log's start: set retention.ms=-1, and move to a new topic");
+        throw LogRefused(place_of(topic, partition) + ": its first record is gone (the log starts at " +
+                             std::to_string(marks.low) +
+                             "), and tables can only be built and verified from a log's start",
+                         "back up the database, which alone has what is gone; for a log that can be folded again, of "
+                         "what is left, " +
+                             move_to_new_log());
     }
     const auto record = admin.read_at(topic, partition, 0);
     if (!record) return {true, {}};
@@ -41,41 +45,71 @@ Beginning read_beginning(kafka::Admin& admin, const std::string& topic, std::int
     return {};
 }
 
-// What is wrong when the partition does not begin as the registered log does, which has its identity in each.
-std::optional<std::string> find_other_log(kafka::Admin& admin, const std::string& topic, std::int32_t partition,
-                                          const std::string& registered) {
+// Why the partition does not begin as the registered log does, which has its identity in each.
+std::optional<LogRefused> find_other_log(kafka::Admin& admin, const std::string& topic, std::int32_t partition,
+                                         const std::string& registered) {
     const auto found = read_beginning(admin, topic, partition);
     if (found.uuid == registered) return std::nullopt;
-    const auto what = found.is_empty       ? "it is empty"
-                      : found.uuid.empty() ? "it begins with a record of something else"
-                                           : "it is log " + found.uuid;
-    return place_of(topic, partition) + ": the topic was recreated: " + what + ", the tables come from log " +
-           registered +
-           ". Restore it; or export what it holds, delete it, empty the database, migrate, and import that and what "
-           "was exported of the old one";
+    const bool is_foreign = !found.is_empty && found.uuid.empty();
+    const auto what = found.is_empty ? "it is empty"
+                      : is_foreign   ? "it begins with a record of something else"
+                                     : "it is log " + found.uuid;
+    return LogRefused(place_of(topic, partition) + ": the topic was recreated, or this is another cluster: " + what +
+                          ", the tables come from log " + registered,
+                      "let --brokers and --owner-dsn name a pair that belongs together, or restore the topic; to have "
+                      "what it holds now, " +
+                          (is_foreign ? move_to_new_log() : fold_anew()) +
+                          "; then import what exports you have of the log that is lost");
 }
 
 }  // namespace
+
+std::string fold_anew() {
+    return "stop every program, and with an empty database in the settings: tidemark-consumer migrate; "
+           "tidemark-consumer run";
+}
+
+std::string restore_end_of_log() {
+    return "stop the writers, before other records get those offsets, and restore the log's end; to have what it still "
+           "holds, " +
+           fold_anew();
+}
+
+// The topics' names are fixed, and so another cluster is the place where they are free.
+std::string move_to_new_log() {
+    std::string out;
+    std::string in;
+    for (const auto& stream : schemas::catalogue()) {
+        const std::string name(stream.name);
+        out += "tidemark-producer export " + name + " --output " + name + ".ndjson; ";
+        in += "; tidemark-producer import " + name + ".ndjson";
+    }
+    return "stop the writers: " + out +
+           "then with another cluster and an empty database in the settings: tidemark-consumer migrate; "
+           "tidemark-consumer run" +
+           in;
+}
 
 std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
     auto found = read_beginning(admin, topic, partition);
     if (found.is_empty) return std::nullopt;
     if (!found.uuid.empty()) return std::move(found.uuid);
-    throw Refused(place_of(topic, partition) + ": its first record is not a log's identity (" +
-                  std::string(schemas::kLogCreated) +
-                  "), so this topic was not made by `tidemark-consumer migrate`. Give it another name, and export and "
-                  "import its events");
+    throw LogRefused(place_of(topic, partition) + ": its first record is not a log's identity (" +
+                         std::string(schemas::kLogCreated) +
+                         "), so this topic was not made by `tidemark-consumer migrate`",
+                     "restore the topic if there was another; to fold what it holds, " + move_to_new_log());
 }
 
 void check_log_is_whole(kafka::Admin& admin, const Target& target) {
     const auto count = admin.partition_count(target.topic);
     if (count != target.partitions) {
-        throw Refused("topic " + target.topic + " has " + (count ? std::to_string(*count) : std::string("no")) +
-                      " partitions, the registered log has " + std::to_string(target.partitions) +
-                      ": their number is part of a log's identity. Move to a new topic by export and import");
+        throw LogRefused("topic " + target.topic + " has " + (count ? std::to_string(*count) : std::string("no")) +
+                             " partitions, the registered log has " + std::to_string(target.partitions) +
+                             ": their number is part of a log's identity",
+                         move_to_new_log());
     }
     for (std::int32_t partition = 0; partition < target.partitions; ++partition) {
-        if (const auto wrong = find_other_log(admin, target.topic, partition, target.log_uuid)) throw Refused(*wrong);
+        if (const auto wrong = find_other_log(admin, target.topic, partition, target.log_uuid)) throw *wrong;
     }
 }
 
@@ -83,11 +117,11 @@ void check_log_reaches(kafka::Admin& admin, const Target& target, const std::vec
     const auto ends = admin.end_offsets(target.topic, target.partitions);
     for (std::size_t n = 0; n < std::min(next.size(), ends.size()); ++n) {
         if (next[n] <= ends[n]) continue;
-        throw Refused(place_of(target.topic, static_cast<std::int32_t>(n)) + ": the log ends at offset " +
-                      std::to_string(ends[n]) + ", the tables of " + std::string(target.projection->stream().name) +
-                      " stand at " + std::to_string(next[n]) +
-                      ": records that were folded are gone, and no replay can come as far. Restore the log; or empty "
-                      "the database and migrate, to have what is left of it");
+        throw LogRefused(place_of(target.topic, static_cast<std::int32_t>(n)) + ": the log ends at offset " +
+                             std::to_string(ends[n]) + ", the tables of " +
+                             std::string(target.projection->stream().name) + " stand at " + std::to_string(next[n]) +
+                             ": records that were folded are gone, and no replay can come as far",
+                         restore_end_of_log());
     }
 }
 
@@ -113,17 +147,17 @@ CheckLog make_log_check(kafka::Admin& admin, const Target& target) {
         if (count != partitions) {
             throw LogMismatch(place + ": the topic has " + (count ? std::to_string(*count) : std::string("no")) +
                               " partitions, the tables come from " + std::to_string(partitions) +
-                              ". Move to a new topic by export and import");
+                              ": `tidemark-consumer doctor` says what mends it");
         }
         const auto marks = admin.watermarks(topic, partitions).at(static_cast<std::size_t>(claim.partition));
         // Where the identity record is gone, what is still to be read may be there.
         const auto wrong = marks.low > 0 ? std::nullopt : find_other_log(admin, topic, claim.partition, uuid);
-        if (wrong) throw LogMismatch(*wrong);
+        if (wrong) throw LogMismatch(wrong->reason() + ": `tidemark-consumer doctor` says what mends it");
         if (claim.next_offset < marks.low || claim.next_offset > marks.high) {
             throw LogMismatch(place + ": the tables stand at offset " + std::to_string(claim.next_offset) +
                               ", the log holds [" + std::to_string(marks.low) + ", " + std::to_string(marks.high) +
-                              "). It was truncated or restored from an older copy: compare with "
-                              "`tidemark-consumer status`");
+                              "). It was recreated, truncated or restored from an older copy: `tidemark-consumer "
+                              "doctor` says what mends it");
         }
     };
 }

@@ -26,15 +26,38 @@ public:
     using std::runtime_error::runtime_error;
 };
 
-/// The identity in the first record of a partition; nullopt when the partition is empty. Throws Refused when its first
-/// record is something else.
+/// The topic is not the whole log that the tables come from: what is so, and what an operator can do.
+class LogRefused : public Refused {
+public:
+    LogRefused(const std::string& reason, const std::string& mend)
+        : Refused(reason + "; mend: " + mend), reason_(reason), mend_(mend) {}
+
+    [[nodiscard]] const std::string& reason() const { return reason_; }
+    [[nodiscard]] const std::string& mend() const { return mend_; }
+
+private:
+    std::string reason_;
+    std::string mend_;
+};
+
+/// How to have tables of what the topics hold now, when they are not what the tables come from but logs all the same.
+std::string fold_anew();
+
+/// How to go on with a log that ends before the tables do.
+std::string restore_end_of_log();
+
+/// How to have the events of topics that cannot be folded in a log that can.
+std::string move_to_new_log();
+
+/// The identity in the first record of a partition; nullopt when the partition is empty. Throws LogRefused when its
+/// first record is something else.
 std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition);
 
-/// Throws Refused when a fold from the log's start would not be what the registered log says: a partition's start is
+/// Throws LogRefused when a fold from the log's start would not be what the registered log says: a partition's start is
 /// gone or another log's, or partitions were added. Throws kafka::Error.
 void check_log_is_whole(kafka::Admin& admin, const Target& target);
 
-/// Throws Refused when the log ends before the tables do, which stand at `next`: it was cut, or restored from an older
+/// Throws LogRefused when the log ends before the tables do, which stand at `next`: it was cut, or restored from an older
 /// copy. Ask the tables first. Throws kafka::Error.
 void check_log_reaches(kafka::Admin& admin, const Target& target, const std::vector<std::int64_t>& next);
 

@@ -118,12 +118,15 @@ void migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Proje
     }
     if (!registered || !registered->has_generation) make_topic(admin, topic, options);
     const auto partitions = admin.partition_count(topic);
-    if (!partitions) throw Refused("topic " + topic + " is gone, but there are tables folded from it");
+    if (!partitions) {
+        throw Refused("topic " + topic +
+                      " is gone, but there are tables folded from it: `tidemark-consumer doctor` says what mends it");
+    }
     if (registered && registered->partitions != *partitions) {
-        throw Refused("topic " + topic + " has " + std::to_string(*partitions) + " partitions, the tables come from " +
-                      std::to_string(registered->partitions) +
-                      ": the number of partitions is part of a log's identity. Move to a new topic by "
-                      "export and import");
+        throw LogRefused("topic " + topic + " has " + std::to_string(*partitions) +
+                             " partitions, the tables come from " + std::to_string(registered->partitions) +
+                             ": the number of partitions is part of a log's identity",
+                         move_to_new_log());
     }
     if (!registered) {
         // A log that is there already brings its identity; a new one gets it here, before its first record is written.

@@ -125,8 +125,8 @@ std::vector<Claim> OffsetStore::claim(pg::Connection& connection, std::span<cons
     if (!claims.empty() && claims.size() != partitions.size()) {
         throw std::runtime_error(
             "the topic has partitions that have no offset row: it was given more partitions than "
-            "`tidemark-consumer migrate` set up. Their number is part of the log's identity: move to a new topic "
-            "by export and import instead");
+            "`tidemark-consumer migrate` set up. Their number is part of the log's identity: `tidemark-consumer "
+            "doctor` says how to move to a new log");
     }
     return claims;
 }

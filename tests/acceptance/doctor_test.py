@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from stack.private import jars
 from stack.process import wait_for
+from support.operating import command, increment
 from support.tidemark import Tidemark
 
 Finding = dict[str, Any]
@@ -68,6 +71,46 @@ def _mend(tidemark: Tidemark, command: str) -> None:
     else:
         for statement in command.split(";"):
             tidemark.query(statement)
+
+
+def _finding(tidemark: Tidemark, check: str, subject: str) -> Finding:
+    """That one of what there is."""
+    [finding] = [one for one in _found(tidemark) if (one["check"], one["subject"]) == (check, subject)]
+    return finding
+
+
+def _do(tidemark: Tidemark, mend: str, folder: Path) -> None:
+    """Runs the programs' commands of a longer advice, with their files in a folder; a `run` is started and goes on."""
+    commands = re.findall(r"tidemark-(consumer|producer) ([^;]+)", mend)
+    assert commands, mend
+    for program, arguments in commands:
+        words = [str(folder / word) if word.endswith(".ndjson") else word for word in shlex.split(arguments)]
+        if words == ["run"]:
+            tidemark.start_consumer()
+        else:
+            done = tidemark.run(program, *words)
+            assert done.returncode == 0, f"{program} {words}:\n{done.stdout}{done.stderr}"
+
+
+def _drop_topic(tidemark: Tidemark, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.delete_topics([topic])[topic].result(30)
+    wait_for(lambda: topic not in tidemark.log.topics(), "the topic to be gone", 30)
+
+
+def _make_topic(tidemark: Tidemark, topic: str) -> None:
+    """As an operator would who knows what settings it had."""
+    config = {
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        "cleanup.policy": "delete",
+        "message.timestamp.type": "LogAppendTime",
+        "compression.type": "lz4",
+        "unclean.leader.election.enable": "false",
+    }
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.create_topics([NewTopic(topic, 4, 1, config=config)])[topic].result(30)
+    wait_for(lambda: tidemark.log.topics().get(topic) == 4, "the topic to be there", 30)
 
 
 def test_what_a_power_cut_would_harm_is_named(patient: Tidemark) -> None:
@@ -177,6 +220,97 @@ def test_a_clock_that_is_wrong(patient: Tidemark) -> None:
     assert "clock_skew" in checks and "ms" in checks["clock_skew"]["reason"]
 
 
+def test_logs_that_cannot_be_folded_are_moved_to_where_they_can(
+    make_tidemark: Callable[..., Tidemark], tmp_path: Path
+) -> None:
+    old = make_tidemark()
+    consumer = old.start_consumer()
+    old.log.put_all("tidemark.counters", [increment(f"k{n % 7}", 1) for n in range(100)])
+    assert old.start_api().put("/vehicles/1", {"make": "BMW", "model": "X1"}).status_code == 202
+    old.settle("counters")
+    old.settle("vehicles")
+    assert consumer.terminate() == 0
+
+    ends = old.log.ends("tidemark.counters")
+    partition = max(ends, key=lambda number: ends[number])
+    start = ends[partition] // 2
+    gone = {"version": 1, "partitions": [{"topic": "tidemark.counters", "partition": partition, "offset": start}]}
+    (tmp_path / "gone.json").write_text(json.dumps(gone))
+    _mend(old, f"kafka-delete-records --offset-json-file {tmp_path}/gone.json")
+    admin = AdminClient({"bootstrap.servers": old.kafka.brokers})
+    admin.create_partitions([NewPartitions("tidemark.vehicles", 6)])["tidemark.vehicles"].result(30)
+    wait_for(lambda: old.log.topics()["tidemark.vehicles"] == 6, "the topic to have six partitions", 30)
+
+    counters = _finding(old, "log", "topic tidemark.counters")
+    assert f"partition {partition}: its first record is gone (the log starts at {start})" in counters["reason"]
+    assert counters["mend"] in command(old, "replay", "counters", code=3)
+    vehicles = _finding(old, "log", "topic tidemark.vehicles")
+    assert "6 partitions" in vehicles["reason"] and counters["mend"].endswith(vehicles["mend"])
+
+    new = make_tidemark(migrated=False)
+    here, there = counters["mend"].split("then with another cluster and an empty database in the settings: ")
+    _do(old, here, tmp_path)
+    _do(new, there, tmp_path)
+    new.assert_equals_log("counters")
+    new.assert_equals_log("vehicles")
+    assert new.query("select sum(count) from counters.totals") == [(100 - (start - 1),)]
+    assert new.query("select id, make from vehicles.vehicles") == [(1, "BMW")]
+    wait_for(lambda: not _found(new), "nothing to be found", 20)
+    new.end()
+
+    # Somebody has made the topic again, and others write to it.
+    _drop_topic(old, "tidemark.counters")
+    _make_topic(old, "tidemark.counters")
+    old.log.put_all("tidemark.counters", [increment("k", 1) for _ in range(3)])
+    foreign = _finding(old, "log", "topic tidemark.counters")
+    assert "is not a log's identity" in foreign["reason"] and foreign["mend"].endswith(vehicles["mend"])
+    (tmp_path / "counters.ndjson").unlink()
+    export = re.search("tidemark-producer export counters [^;]*", foreign["mend"])
+    assert export is not None
+    _do(old, export[0], tmp_path)
+    assert len((tmp_path / "counters.ndjson").read_text().splitlines()) == 3
+    old.end()
+
+
+def test_logs_that_are_not_those_of_the_tables_are_folded_anew(
+    make_tidemark: Callable[..., Tidemark], tmp_path: Path
+) -> None:
+    tidemark = make_tidemark()
+    tidemark.start_consumer()
+    tidemark.log.put_all("tidemark.counters", [increment("k", 1)] * 10)
+    tidemark.settle("counters")
+    tidemark.kafka.stop()
+    [home] = (tidemark.scratch("copies").parent / "kafka").glob("node-*")
+    shutil.copytree(home, tmp_path / "older")
+    tidemark.kafka.start()
+    tidemark.log.put_all("tidemark.counters", [increment("k", 1)] * 10)
+    tidemark.settle("counters")
+    tidemark.kafka.kill()
+    shutil.rmtree(home)
+    shutil.copytree(tmp_path / "older", home)
+    tidemark.kafka.start()
+    beyond = _finding(tidemark, "offset_beyond_log", "generation 1 of counters")
+    assert beyond["severity"] == "error" and "restored from an older copy" in beyond["reason"]
+
+    _drop_topic(tidemark, "tidemark.vehicles")
+    missing = _finding(tidemark, "topic_missing", "topic tidemark.vehicles")
+    _make_topic(tidemark, "tidemark.vehicles")
+    recreated = _finding(tidemark, "log", "topic tidemark.vehicles")
+    assert "it is empty" in recreated["reason"]
+
+    commands = beyond["mend"][beyond["mend"].index("stop every program, and with an empty database in the settings") :]
+    assert commands in missing["mend"] and commands in recreated["mend"]
+    for running in tidemark.running:
+        running.kill()
+    tidemark.postgres.execute(f"drop database {tidemark.database} with (force)")
+    tidemark.postgres.create_database(tidemark.database)
+    _do(tidemark, commands, tmp_path)
+    tidemark.assert_equals_log("counters")
+    assert tidemark.query("select value from counters.totals") == [(10,)]
+    wait_for(lambda: not _found(tidemark), "nothing to be found", 20)
+    tidemark.end()
+
+
 def test_nobody_who_folds_and_nothing_to_be_asked(make_tidemark: Callable[..., Tidemark]) -> None:
     tidemark = make_tidemark(own_postgres=True, migrated=False)
     findings = {one["check"]: one for one in _found(tidemark)}
@@ -197,8 +331,7 @@ def test_nobody_who_folds_and_nothing_to_be_asked(make_tidemark: Callable[..., T
     beyond = next(one for one in _found(tidemark) if one["check"] == "offset_beyond_log")
     assert "partition 2 stands at 1000" in beyond["reason"]
 
-    admin.delete_topics(["tidemark.vehicles"])["tidemark.vehicles"].result(30)
-    wait_for(lambda: "tidemark.vehicles" not in tidemark.log.topics(), "the topic to be gone", 30)
+    _drop_topic(tidemark, "tidemark.vehicles")
     assert "topic_missing" in {one["check"] for one in _found(tidemark)}
 
     tidemark.kafka.kill()
