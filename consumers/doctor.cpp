@@ -415,6 +415,7 @@ private:
         const auto& target = generations.front().target;
         const auto marks = admin_.watermarks(target.topic, target.partitions);
         for (const auto& generation : generations) {
+            if (generation.role == Role::scratch) continue;  // its offsets are its file's
             const auto next = find_progress(*connection_, generation.schema);
             for (std::size_t n = 0; n < std::min(next.size(), marks.size()); ++n) {
                 if (next[n] <= marks[n].high) continue;

@@ -311,6 +311,17 @@ def test_logs_that_are_not_those_of_the_tables_are_folded_anew(
     tidemark.end()
 
 
+def test_a_file_that_was_folded_may_be_of_a_longer_log(patient: Tidemark, tmp_path: Path) -> None:
+    patient.log.put_all("tidemark.counters", [increment("k", 1)])
+    case = tmp_path / "case.ndjson"
+    command(patient, "export", "counters", "--positions", "--output", str(case), program="producer")
+    case.write_text(re.sub(r'"position":"(\d+):', r'"position":"\1:1000', case.read_text()))
+    command(patient, "replay", "counters", "--from-file", str(case), "--keep")
+    finding = _only(patient, "scratch", severity="info")
+    _do(patient, finding["mend"], tmp_path)
+    assert not _found(patient)
+
+
 def test_nobody_who_folds_and_nothing_to_be_asked(make_tidemark: Callable[..., Tidemark]) -> None:
     tidemark = make_tidemark(own_postgres=True, migrated=False)
     findings = {one["check"]: one for one in _found(tidemark)}
