@@ -145,6 +145,17 @@ void write(const StatusOptions& options, const std::vector<Line>& lines, std::os
     }
 }
 
+// In the place of what could not be looked at, and as it: who reads JSON finds nothing else.
+void write_unknown(const StatusOptions& options, const std::string& why, std::ostream& out) {
+    if (!options.json) {
+        out << "status is not known: " << why << '\n';
+        return;
+    }
+    std::string json = "{\"error\":";
+    schemas::json::append_string(json, why);
+    out << json << "}\n";
+}
+
 }  // namespace
 
 void watch_status(const StatusOptions& options, std::chrono::milliseconds interval, bool on_terminal,
@@ -169,7 +180,7 @@ void watch_status(const StatusOptions& options, std::chrono::milliseconds interv
             looked = now;
             write(options, lines, text);
         } catch (const std::exception& error) {
-            text << "status is not known: " << error.what() << '\n';
+            write_unknown(options, error.what(), text);
         }
         // The home of the screen, each line with what it leaves of an older one cut off, and what is below.
         if (on_terminal) {

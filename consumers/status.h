@@ -21,7 +21,8 @@ struct StatusOptions {
 bool write_status(const StatusOptions& options, std::ostream& out);
 
 /// The same again and again, with the records folded per second since the last time, until it is cancelled;
-/// `on_terminal` draws each over the one before. What fails meanwhile is said in its place, and asked again.
+/// `on_terminal` draws each over the one before. What fails meanwhile is said in its place, and asked again; in
+/// JSON as an object with `error`.
 void watch_status(const StatusOptions& options, std::chrono::milliseconds interval, bool on_terminal,
                   const std::function<bool(std::chrono::milliseconds)>& cancelled_within, std::ostream& out);
 

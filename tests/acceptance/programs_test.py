@@ -414,6 +414,23 @@ def test_the_status_command_watches(own: Tidemark) -> None:
     assert consumer.terminate() == 0
 
 
+def test_what_a_watch_cannot_see_is_json_too(own: Tidemark) -> None:
+    arguments = ["status", "--watch", "--json", "--interval", "100ms"]
+    closed = f"127.0.0.1:{choose_ports(1)[0]}"
+    for away, named in (
+        (["--brokers", closed], "check that the broker runs"),
+        (["--consumer-dsn", f"postgresql://nobody@{closed}/none"], closed.rpartition(":")[2]),
+    ):
+        watch = own.start_command(*arguments, *away)
+        assert watch.stdout is not None
+        try:
+            looks = [json.loads(watch.stdout.readline()) for _ in range(2)]
+        finally:
+            watch.terminate()
+            watch.communicate(timeout=30)
+        assert all(list(look) == ["error"] and named in look["error"] for look in looks), looks
+
+
 def test_the_status_command_tells_caught_up_from_behind(own: Tidemark) -> None:
     consumer = own.start_consumer(2)
     own.settle("counters")
