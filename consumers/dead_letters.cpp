@@ -94,7 +94,9 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     params.add(options.letter->partition).add(options.letter->offset);
     const auto rows = tables.run(kOne, params);
     const auto position = text_of(*options.letter);
-    if (rows.empty()) throw Refused("stream " + stream + " has no dead letter " + position);
+    if (rows.empty())
+        throw Refused("stream " + stream + " has no dead letter " + position +
+                      ": see `tidemark-consumer dead-letters " + stream + "`");
     const auto headers = tables.run(kHeaders, params);
     const auto appended = schemas::format_instant(rows.instant(0, 0));
     const auto decided = rows.integer(0, 10);
@@ -270,7 +272,8 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
         decisions.push_back(std::move(decision));
     }
     if (decisions.empty() && options.letter)
-        throw Refused("stream " + stream + " has no dead letter " + text_of(*options.letter));
+        throw Refused("stream " + stream + " has no dead letter " + text_of(*options.letter) +
+                      ": see `tidemark-consumer dead-letters " + stream + "`");
     return decisions;
 }
 
@@ -365,7 +368,7 @@ void carry_out(pg::Connection& tables, const DecideOptions& options, const Gener
             // Some have been released by the ones before them, and others wait for these.
             if (options.redrive) read_outcomes(tables, chunk);
             for (auto& one : chunk) {
-                if (options.cancelled()) throw std::runtime_error("cancelled");
+                if (options.cancelled()) throw std::runtime_error("cancelled: run it again for those that are left");
                 if (options.redrive && (one.status != "open" || one.behind)) continue;
                 one.offset = admin.append(live.target.topic, one.letter.partition, schemas::dead_letter::kKey,
                                           event_of(options, one.letter, one.attempts));
@@ -378,7 +381,8 @@ void carry_out(pg::Connection& tables, const DecideOptions& options, const Gener
     } catch (const std::exception& error) {
         if (sent == 0) throw;
         throw std::runtime_error(std::to_string(sent) + " of " + std::to_string(decisions.size()) +
-                                 " decisions are on the log, they hold: " + error.what());
+                                 " decisions are on the log, they hold: " + error.what() +
+                                 "; see `tidemark-consumer dead-letters " + stream + "`");
     }
 }
 

@@ -44,6 +44,12 @@ left join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, pla
 where n.nspname in ($1, $2) and c.relkind in ('r', 'p') and not c.relispartition
 order by c.relname collate "C", a.attnum)"};
 
+// How much there is to read of each table, in both schemas; known without reading it, also when it was never analyzed.
+constexpr pg::Statement kSizes{"diff_sizes", R"(
+select c.relname, sum(pg_relation_size(c.oid))::bigint
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname in ($1, $2) and c.relkind in ('r', 'p') group by c.relname)"};
+
 constexpr pg::Statement kHasEvidence{"diff_has_evidence", R"(
 select exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
                where n.nspname = $1 and c.relname = 'evidence' and c.relkind = 'v'))"};
@@ -292,15 +298,34 @@ public:
                         "), '-infinity')") {}
 
     std::vector<Table> run() {
+        const auto all = read_shapes(tx_, live_.schema, other_.schema);
+        const auto sizes = read_sizes();
+        std::int64_t total = 0;
+        for (const auto& [name, bytes] : sizes)
+            total += bytes;
+        std::int64_t done = 0;
+        options_.on_progress(done, total);
         std::vector<Table> tables;
-        for (const auto& [name, shapes] : read_shapes(tx_, live_.schema, other_.schema)) {
-            if (options_.cancelled()) throw std::runtime_error("the comparison was stopped");
+        for (const auto& [name, shapes] : all) {
+            if (options_.cancelled()) throw std::runtime_error("the comparison was stopped; run it again");
             tables.push_back(compare_table(name, shapes));
+            done += sizes.at(name);
+            options_.on_progress(done, total);
         }
         return tables;
     }
 
 private:
+    std::map<std::string, std::int64_t> read_sizes() {
+        pg::Params schemas;
+        schemas.add(live_.schema).add(other_.schema);
+        const auto rows = tx_.run(kSizes, schemas);
+        std::map<std::string, std::int64_t> sizes;
+        for (std::size_t row = 0; row < rows.size(); ++row)
+            sizes[std::string(rows.text(row, 0))] = rows.integer(row, 1);
+        return sizes;
+    }
+
     Table compare_table(const std::string& name, const Shapes& shapes) {
         Table table;
         table.name = name;

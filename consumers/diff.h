@@ -18,6 +18,8 @@ struct DiffOptions {
     std::size_t top = 10;                                    ///< samples of each table at most
     std::chrono::milliseconds timeout{30'000};               ///< for the two generations to stand at the same offsets
     std::function<bool()> cancelled = [] { return false; };  ///< asked until they do, and then before each table
+    /// Bytes of the tables that are compared, and of all of them: before the first table and after each.
+    std::function<void(std::int64_t, std::int64_t)> on_progress = [](std::int64_t, std::int64_t) {};
 };
 
 /// What another generation has differently from the live one, both having folded exactly the same records; or what a

@@ -21,6 +21,7 @@
 #include "infra/http/server.h"
 #include "infra/kafka/properties.h"
 #include "schemas/dead_letter.h"
+#include "schemas/json.h"
 
 #include <unistd.h>
 
@@ -104,6 +105,22 @@ MigrateOptions migrate_options(const Options& options) {
     migration.consumer_password = options.consumer_password;
     migration.api_password = options.api_password;
     return migration;
+}
+
+void write_migrated(const std::vector<Migrated>& all, std::ostream& out) {
+    using schemas::json::append_string;
+    std::string json = "{\"streams\":[";
+    for (const auto& one : all) {
+        if (json.back() != '[') json += ',';
+        json += "{\"stream\":";
+        append_string(json, one.stream);
+        json += ",\"topic\":";
+        append_string(json, one.topic);
+        json += ",\"partitions\":" + std::to_string(one.partitions) +
+                ",\"madeTopic\":" + (one.made_topic ? "true" : "false") +
+                ",\"madeTables\":" + (one.made_tables ? "true" : "false") + "}";
+    }
+    out << json << "]}\n";
 }
 
 Lane::Options lane_options(const Options& options, const std::string& instance) {
@@ -327,12 +344,46 @@ std::vector<std::string> stream_names() {
     return names;
 }
 
-int guarded(const std::function<int()>& command) {
+// Whose connections a command uses.
+enum class Rights : std::uint8_t { consumer, owner, both };
+
+// What to try next when the database fails.
+std::string advice(const pg::Error& error, const Options& options, Rights rights) {
+    std::string settings;
+    const auto name = [&](const char* option, const std::string& dsn) {
+        settings += (settings.empty() ? "" : " and ") + std::string(option) + (dsn.empty() ? " (not given)" : "");
+    };
+    if (rights != Rights::owner) name("--consumer-dsn", options.consumer_dsn);
+    if (rights != Rights::consumer) name("--owner-dsn", options.owner_dsn);
+    switch (error.failure()) {
+        case pg::Failure::connection_lost:
+            return "see that PostgreSQL runs, and check host, port, database, role and password in " + settings;
+        case pg::Failure::in_doubt:
+            return "the connection broke while it was committed: look with `tidemark-consumer generations STREAM` "
+                   "whether it was done before you run it again";
+        case pg::Failure::retryable:
+            return "run it again; while it fails, pg_stat_activity shows who stands in its way";
+        case pg::Failure::schema_changed:
+            return "`tidemark-consumer migrate` makes what is missing, `tidemark-consumer doctor` says what was "
+                   "altered";
+        case pg::Failure::data:
+        case pg::Failure::bug:
+            break;
+    }
+    return "`tidemark-consumer doctor` says which rights and tables are not as they should be; check role and database "
+           "in " +
+           settings;
+}
+
+int guarded(const Options& options, Rights rights, const std::function<int()>& command) {
     try {
         return command();
     } catch (const Refused& refused) {
         std::cerr << "refused: " << refused.what() << '\n';
         return base::kRefused;
+    } catch (const pg::Error& error) {
+        std::cerr << "error: " << error.what() << "\ntry: " << advice(error, options, rights) << '\n';
+        return base::kFailed;
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << '\n';
         return base::kFailed;
@@ -365,7 +416,10 @@ int main(int argc, char** argv) {
     };
     settings.command(
         "run", "Fold every stream into its tables until told to stop",
-        [&] { return guarded([&] { return run(options); }); },
+        [&] {
+            const auto rights = options.migrate_first ? Rights::both : Rights::consumer;
+            return guarded(options, rights, [&] { return run(options); });
+        },
         [&](base::Settings& command) {
             migration(command, "With --migrate: ");
             command.text("admin-listen", options.admin_listen, "ADDRESS:PORT of /metrics and the health routes.");
@@ -407,17 +461,21 @@ int main(int argc, char** argv) {
     settings.command(
         "migrate", "Make topics, their identities, schemas and roles; changes nothing that is there",
         [&] {
-            return guarded([&] {
+            return guarded(options, Rights::owner, [&] {
                 log::start("tidemark-consumer");
-                migrate(migrate_options(options));
+                const auto migrated = migrate(migrate_options(options));
+                if (options.json) write_migrated(migrated, std::cout);
                 return int{base::kDone};
             });
         },
-        [&](base::Settings& command) { migration(command, ""); });
+        [&](base::Settings& command) {
+            migration(command, "");
+            command.flag("json", options.json, "Print what there is then as a JSON object.");
+        });
     settings.command(
         "status", "Show every partition: owner, lag, generation, dead letters; exit 1 while any is behind",
         [&] {
-            return guarded([&] {
+            return guarded(options, Rights::consumer, [&] {
                 const StatusOptions status{options.brokers, options.consumer_dsn,
                                            kafka::read_properties(options.kafka_config), options.json};
                 if (!options.watch) return int{write_status(status, std::cout) ? base::kDone : base::kFailed};
@@ -443,7 +501,7 @@ int main(int argc, char** argv) {
         "Look for what breaks a promise: topics, brokers, PostgreSQL, rights, clocks, generations; exit 1 at an "
         "error or a warning",
         [&] {
-            return guarded([&] {
+            return guarded(options, Rights::both, [&] {
                 log::start("tidemark-consumer", log::Level::warn);
                 const auto findings = examine({options.brokers, kafka::read_properties(options.kafka_config),
                                                options.owner_dsn, options.consumer_dsn});
@@ -456,9 +514,9 @@ int main(int argc, char** argv) {
         [&](base::Settings& command) { command.flag("json", options.json, "JSON instead of text."); });
 
     // The commands about a stream's generations.
-    const auto operate = [&](int (*command)(const OperateOptions&, std::ostream&)) {
-        return [&options, command] {
-            return guarded([&] {
+    const auto operate = [&](int (*command)(const OperateOptions&, std::ostream&), Rights rights = Rights::owner) {
+        return [&options, command, rights] {
+            return guarded(options, rights, [&] {
                 log::start("tidemark-consumer", log::Level::warn);
                 const base::Shutdown shutdown;
                 return command(operate_options(options, shutdown), std::cout);
@@ -488,7 +546,8 @@ int main(int argc, char** argv) {
     };
     settings.command(
         "replay", "Fold a stream's log from its start into a new generation beside the live one; run again, it goes on",
-        operate([](const OperateOptions& given, std::ostream& out) { return run_replay(given, out, std::cerr); }),
+        operate([](const OperateOptions& given, std::ostream& out) { return run_replay(given, out, std::cerr); },
+                Rights::both),
         [&](base::Settings& command) {
             stream(command);
             command.text("from-file", options.from_file,
@@ -519,19 +578,20 @@ int main(int argc, char** argv) {
             });
         });
     settings.command("generations", "Show a stream's generations: role, fingerprint, how far, who folds them",
-                     operate(show_generations), stream);
-    settings.command("diff", "Compare the live generation with another at the same offsets; exit 1 when they differ",
-                     operate(show_diff), [&](base::Settings& command) {
-                         stream(command);
-                         generation(command, "the candidate, or what was live before when there is none");
-                         timeout(command);
-                         command.flag("csv", options.csv, "CSV instead of text.");
-                         command.number("top", options.top, 0, 10'000,
-                                        "Samples of each table, the biggest deltas first.");
-                         command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ.");
-                         command.example("counters", "The candidate, or with several the one whose number is given.");
-                         command.example("counters 3 --json --top 100", "For programs: a hundred samples a table.");
-                     });
+                     operate(show_generations, Rights::consumer), stream);
+    settings.command(
+        "diff", "Compare the live generation with another at the same offsets; exit 1 when they differ",
+        operate([](const OperateOptions& given, std::ostream& out) { return show_diff(given, out, std::cerr); }),
+        [&](base::Settings& command) {
+            stream(command);
+            generation(command, "the candidate, or what was live before when there is none");
+            timeout(command);
+            command.flag("csv", options.csv, "CSV instead of text.");
+            command.number("top", options.top, 0, 10'000, "Samples of each table, the biggest deltas first.");
+            command.number("max-diff", options.max_diff, 0, kMostRows, "Rows that may differ.");
+            command.example("counters", "The candidate, or with several the one whose number is given.");
+            command.example("counters 3 --json --top 100", "For programs: a hundred samples a table.");
+        });
     settings.command(
         "verify", "Count a generation's log again, a second way, and compare every row; exit 1 when any differs",
         operate([](const OperateOptions& given, std::ostream& out) { return run_verify(given, out, std::cerr); }),
@@ -551,7 +611,9 @@ int main(int argc, char** argv) {
             command.example("counters 2 --memory 256MiB", "Before generation 2 is promoted, in little memory.");
         });
     settings.command(
-        "promote", "Make the candidate the generation that is read", operate(promote), [&](base::Settings& command) {
+        "promote", "Make the candidate the generation that is read",
+        operate([](const OperateOptions& given, std::ostream& out) { return promote(given, out, std::cerr); }),
+        [&](base::Settings& command) {
             stream(command);
             generation(command, "the only candidate");
             timeout(command);
@@ -567,7 +629,7 @@ int main(int argc, char** argv) {
                      });
     settings.command("drop", "Remove a generation that is not the live one, and what a replay of it has done",
                      operate(drop), [&](base::Settings& command) {
-                         command.argument("stream", options.stream, true, "Stream, e.g. counters.", stream_names());
+                         stream(command);
                          generation(command, "");
                      });
     const auto letter = [&](base::Settings& command) {
@@ -581,7 +643,7 @@ int main(int argc, char** argv) {
     };
     settings.command("dead-letters",
                      "Show what could not be applied: how many for which reason, the newest, or one of them whole",
-                     operate(show_dead_letters), [&](base::Settings& command) {
+                     operate(show_dead_letters, Rights::consumer), [&](base::Settings& command) {
                          letter(command);
                          command.number("top", options.top, 0, 10'000, "So many of the newest.");
                          command.example("counters", "How many for which reason, and the newest.");
@@ -595,7 +657,7 @@ int main(int argc, char** argv) {
         command.flag("dry-run", options.dry_run, "Only say which ones.");
     };
     settings.command("redrive", "Have dead letters judged again, where the log is now; exit 1 when any stays one",
-                     operate(redrive), [&](base::Settings& command) {
+                     operate(redrive, Rights::consumer), [&](base::Settings& command) {
                          decision(command);
                          command.text("edit", options.edit,
                                       "File with what to judge in place of the letter's value; its key stays.");
@@ -603,15 +665,17 @@ int main(int argc, char** argv) {
                          command.example("counters --reason refused_by_database --dry-run",
                                          "Which ones that would be.");
                      });
-    settings.command("discard", "Leave dead letters be for good", operate(discard), [&](base::Settings& command) {
-        decision(command);
-        command.text("note", options.note, "Why.");
-        command.example("counters 2:1834 --note \"a load test of ours\"", "One, for good.");
-        command.check([&] {
-            if (options.note.size() <= schemas::dead_letter::kMaxNoteBytes) return std::vector<std::string>{};
-            return std::vector<std::string>{"note: more than 2000 bytes"};
-        });
-    });
+    settings.command("discard", "Leave dead letters be for good", operate(discard, Rights::consumer),
+                     [&](base::Settings& command) {
+                         decision(command);
+                         command.text("note", options.note, "Why.");
+                         command.example("counters 2:1834 --note \"a load test of ours\"", "One, for good.");
+                         command.check([&] {
+                             if (options.note.size() <= schemas::dead_letter::kMaxNoteBytes)
+                                 return std::vector<std::string>{};
+                             return std::vector<std::string>{"note: more than 2000 bytes"};
+                         });
+                     });
     settings.check([&] { return http::check_endpoint("admin-listen", options.admin_listen, "127.0.0.1:3334"); });
     return settings.run(argc, argv);
 }

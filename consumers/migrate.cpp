@@ -57,17 +57,18 @@ void make_role(pg::Connection& connection, const std::string& role, const std::s
     connection.run_script(std::string(connection.run(kSetPassword, params).text(0, 0)));
 }
 
-void make_topic(kafka::Admin& admin, const std::string& topic, const MigrateOptions& options) {
+// False: it is there.
+bool make_topic(kafka::Admin& admin, const std::string& topic, const MigrateOptions& options) {
     kafka::TopicSpec spec;
     spec.name = topic;
     spec.partitions = static_cast<std::int32_t>(options.partitions);
     spec.replication = static_cast<std::int16_t>(options.replication);
     spec.settings = fixed_topic_settings();
     spec.settings["min.insync.replicas"] = std::to_string(options.min_isr);
-    if (admin.create_topic(spec)) {
-        log::info("topic_created",
-                  {{"topic", topic}, {"partitions", options.partitions}, {"replication", options.replication}});
-    }
+    if (!admin.create_topic(spec)) return false;
+    log::info("topic_created",
+              {{"topic", topic}, {"partitions", options.partitions}, {"replication", options.replication}});
+    return true;
 }
 
 std::string identity_event(const std::string& uuid) {
@@ -107,16 +108,17 @@ void make_identity(kafka::Admin& admin, const std::string& topic, std::int32_t p
     }
 }
 
-void migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Projection& projection,
-                    const MigrateOptions& options) {
+Migrated migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Projection& projection,
+                        const MigrateOptions& options) {
     const auto& stream = projection.stream();
     const std::string topic(stream.topic);
     auto registered = find_stream(connection, stream.name);
     if (registered && registered->topic != topic) {
         throw Refused("stream " + std::string(stream.name) + " is folded from topic " + registered->topic + ", not " +
-                      topic);
+                      topic + ": use the version of the program that made the tables");
     }
-    if (!registered || !registered->has_generation) make_topic(admin, topic, options);
+    Migrated migrated{.stream = std::string(stream.name), .topic = topic};
+    if (!registered || !registered->has_generation) migrated.made_topic = make_topic(admin, topic, options);
     const auto partitions = admin.partition_count(topic);
     if (!partitions) {
         throw Refused("topic " + topic +
@@ -128,6 +130,7 @@ void migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Proje
                              ": the number of partitions is part of a log's identity",
                          move_to_new_log());
     }
+    migrated.partitions = *partitions;
     if (!registered) {
         // A log that is there already brings its identity; a new one gets it here, before its first record is written.
         const auto known = read_log_uuid(admin, topic, 0);
@@ -138,12 +141,14 @@ void migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Proje
         registered = find_stream(connection, stream.name);
     }
     make_identity(admin, topic, *partitions, registered->uuid, registered->has_generation);
-    if (registered->has_generation) return;
+    if (registered->has_generation) return migrated;
     auto tx = connection.begin();
     create_generation(tx, projection, 1, stream.name, *partitions, Role::live);
     tx.commit();
     log::info("generation_created",
               {{"stream", stream.name}, {"generation", 1}, {"fingerprint", projection.fingerprint()}});
+    migrated.made_tables = true;
+    return migrated;
 }
 
 }  // namespace
@@ -158,7 +163,7 @@ const std::map<std::string, std::string>& fixed_topic_settings() {
     return settings;
 }
 
-void migrate(const MigrateOptions& options) {
+std::vector<Migrated> migrate(const MigrateOptions& options) {
     pg::SessionOptions session;
     session.application_name = "tidemark-consumer migrate";
     session.statement_timeout = std::chrono::minutes(5);
@@ -176,8 +181,10 @@ void migrate(const MigrateOptions& options) {
         "grant select on tidemark.api_streams, tidemark.api_consumers, tidemark.api_generations, tidemark.api_audits "
         "to tidemark_api");
     kafka::Admin admin(options.brokers, options.kafka_properties, std::chrono::seconds(15));
+    std::vector<Migrated> all;
     for (const auto* projection : projections())
-        migrate_stream(connection, admin, *projection, options);
+        all.push_back(migrate_stream(connection, admin, *projection, options));
+    return all;
 }
 
 }  // namespace tidemark::consumers

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace tidemark::consumers {
 
@@ -20,10 +21,19 @@ struct MigrateOptions {
 /// What every event topic has, whatever the installation: it is the only copy of what it holds, for ever.
 const std::map<std::string, std::string>& fixed_topic_settings();
 
+/// A stream as a migration leaves it.
+struct Migrated {
+    std::string stream;
+    std::string topic;
+    std::int32_t partitions = 0;
+    bool made_topic = false;   ///< it was not there before
+    bool made_tables = false;  ///< likewise
+};
+
 /// Makes what is missing, and changes nothing that is there: the roles, the registry, and for every stream its topic,
 /// its log's identity and its first generation. Safe to run again, after a crash at any point, and by two at once. A
-/// database that was lost gets its registry back from the identities in the log. Throws Refused when a topic is another
-/// log than the tables come from, pg::Error and kafka::Error.
-void migrate(const MigrateOptions& options);
+/// database that was lost gets its registry back from the identities in the log. Returns every stream. Throws Refused
+/// when a topic is another log than the tables come from, pg::Error and kafka::Error.
+std::vector<Migrated> migrate(const MigrateOptions& options);
 
 }  // namespace tidemark::consumers

@@ -185,6 +185,21 @@ DiffOptions diff_options(const OperateOptions& options) {
     return diff;
 }
 
+// Compares them and shows how far that is.
+Diff compare_shown(const OperateOptions& options, const Pair& pair, std::ostream& progress) {
+    const base::SystemClock clock;
+    const auto began = clock.steady();
+    base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()),
+                          "diff " + options.stream, "bytes");
+    auto comparing = diff_options(options);
+    comparing.on_progress = [&](std::int64_t done, std::int64_t total) {
+        const std::chrono::duration<double> took = clock.steady() - began;
+        bar.show({.done = done, .total = total, .rate = static_cast<double>(done) / std::max(took.count(), 1e-3)},
+                 clock.steady());
+    };
+    return compare(comparing, pair.live, pair.next);
+}
+
 // A consumer that has just taken a generation up tells so within seconds.
 std::chrono::milliseconds patience(const OperateOptions& options) {
     return std::min<std::chrono::milliseconds>(options.timeout, std::chrono::seconds(10));
@@ -241,7 +256,8 @@ namespace {
 int open_file(const std::string& path) {
     if (path == "-") return STDIN_FILENO;
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) throw Refused(path + " cannot be read: " + std::strerror(errno));
+    if (file < 0)
+        throw Refused(path + " cannot be read: " + std::strerror(errno) + "; check the path and its permissions");
     return file;
 }
 
@@ -322,16 +338,14 @@ int replay_file(const OperateOptions& options, std::ostream& out, std::ostream& 
     folding.cancelled = options.cancelled;
     ScratchReport report;
     {
-        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(), "replay " + options.file,
-                              "bytes");
+        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()),
+                              "replay " + options.file, "bytes");
         folding.on_progress = [&, size = size_of(file)](const ScratchReport& seen) {
             const std::chrono::duration<double> took = clock.steady() - began;
-            const auto parked = seen.all_parked();
             bar.show({.done = input.bytes(),
                       .total = size,
                       .rate = static_cast<double>(input.bytes()) / std::max(took.count(), 1e-3),
-                      .note = with_commas(seen.records) + " records" +
-                              (parked == 0 ? "" : ", " + with_commas(parked) + " parked")},
+                      .counts = {{"records", seen.records}, {"parked", seen.all_parked()}}},
                      clock.steady());
         };
         report = fold_file(folding, projection, lines);
@@ -354,16 +368,11 @@ int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& p
     replaying.cancelled = options.cancelled;
     ReplayProgress done;
     {
-        base::ProgressBar bar(
-            options.json() ? out : progress,
-            options.json() ? base::ProgressBar::Style::json : base::ProgressBar::style_of_standard_error(), what,
-            "records");
+        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()), what, "records");
         replaying.on_progress = [&](const ReplayProgress& seen) {
-            bar.show({.done = seen.records,
-                      .total = seen.target,
-                      .rate = seen.rate,
-                      .note = seen.parked == 0 ? "" : with_commas(seen.parked) + " parked"},
-                     clock.steady());
+            bar.show(
+                {.done = seen.records, .total = seen.target, .rate = seen.rate, .counts = {{"parked", seen.parked}}},
+                clock.steady());
         };
         done = replay(replaying, projection, clock);
     }
@@ -390,11 +399,11 @@ int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& p
     return done.caught_up ? base::kDone : base::kFailed;
 }
 
-int show_diff(const OperateOptions& options, std::ostream& out) {
+int show_diff(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
     const auto& projection = projection_of(options.stream);
     auto connection = connect(options.owner_dsn);
     const auto pair = choose_pair(connection, projection, Choice::candidate_or_retired, options.generation);
-    const auto diff = compare(diff_options(options), pair.live, pair.next);
+    const auto diff = compare_shown(options, pair, progress);
     write_diff(diff, format_of(options.format), out);
     return diff.differing() <= options.max_diff ? base::kDone : base::kFailed;
 }
@@ -428,8 +437,8 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
     {
         const base::SystemClock clock;
         const auto began = clock.steady();
-        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(), "verify " + options.stream,
-                              "records");
+        base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()),
+                              "verify " + options.stream, "records");
         verifying.on_progress = [&](const VerifyProgress& seen) {
             const std::chrono::duration<double> took = clock.steady() - began;
             bar.show({.done = seen.records,
@@ -497,10 +506,12 @@ int redrive(const OperateOptions& options, std::ostream& out) {
         if (options.letter.empty()) throw Refused("--edit is for one letter: say PARTITION:OFFSET");
         std::ifstream file(options.edit, std::ios::binary);
         std::string text{std::istreambuf_iterator<char>(file), {}};
-        if (!file.good() && !file.eof()) throw Refused(options.edit + " cannot be read");
+        if (!file.good() && !file.eof())
+            throw Refused(options.edit + " cannot be read; check the path and its permissions");
         while (text.ends_with('\n') || text.ends_with('\r'))
             text.pop_back();
-        if (text.empty()) throw Refused(options.edit + " is empty");
+        if (text.empty())
+            throw Refused(options.edit + " is empty; put the letter's value there as it should have been");
         deciding.edit = std::move(text);
     }
     return decide(options, std::move(deciding), out);
@@ -513,13 +524,13 @@ int discard(const OperateOptions& options, std::ostream& out) {
     return decide(options, std::move(deciding), out);
 }
 
-int promote(const OperateOptions& options, std::ostream& out) {
+int promote(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
     const auto& projection = projection_of(options.stream);
     auto connection = connect(options.owner_dsn);
     const auto pair = choose_pair(connection, projection, Choice::candidate, options.generation);
     check_is_folded(connection, pair.next, patience(options));
     if (!options.accept_diff) {
-        const auto diff = compare(diff_options(options), pair.live, pair.next);
+        const auto diff = compare_shown(options, pair, progress);
         if (const auto rows = diff.differing(); rows > options.max_diff) {
             throw Refused("generation " + std::to_string(pair.next.target.generation) + " differs in " +
                           with_commas(rows) + " rows, " + with_commas(options.max_diff) +
@@ -544,7 +555,13 @@ int roll_back(const OperateOptions& options, std::ostream& out) {
 int drop(const OperateOptions& options, std::ostream& out) {
     const auto& projection = projection_of(options.stream);
     drop_generation(options.owner_dsn, projection, static_cast<int>(options.generation));
-    out << "generation " << options.generation << " of " << options.stream << " is gone\n";
+    if (options.json()) {
+        std::string json = "{\"stream\":";
+        schemas::json::append_string(json, options.stream);
+        out << json << ",\"dropped\":" << options.generation << "}\n";
+    } else {
+        out << "generation " << options.generation << " of " << options.stream << " is gone\n";
+    }
     return base::kDone;
 }
 

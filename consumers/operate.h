@@ -47,11 +47,11 @@ int show_generations(const OperateOptions& options, std::ostream& out);
 /// not what was expected, or it was stopped.
 int run_replay(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// What another generation has differently. kFailed: more than `max_diff` rows.
-int show_diff(const OperateOptions& options, std::ostream& out);
+int show_diff(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// What the log says differently from a generation's tables, the live one's if none is given. kFailed: any row.
 int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// Makes the candidate live, unless it differs by more than `max_diff` rows and that was not accepted.
-int promote(const OperateOptions& options, std::ostream& out);
+int promote(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// Makes the generation live that was live before.
 int roll_back(const OperateOptions& options, std::ostream& out);
 int drop(const OperateOptions& options, std::ostream& out);

@@ -250,7 +250,8 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
         try {
             auto& connection = turn.connection();
             if (!find_place(connection, projection, progress.generation))
-                throw Refused("generation " + std::to_string(progress.generation) + " was dropped meanwhile");
+                throw Refused("generation " + std::to_string(progress.generation) +
+                              " was dropped meanwhile: replay again for another");
             seen = look(connection, generation);
         } catch (const pg::Error& error) {
             if (error.failure() == pg::Failure::bug) throw;
@@ -274,7 +275,8 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
         pg::Params params;
         params.add(stream).add(std::int64_t{progress.generation});
         if (turn.connection().run(kCaughtUp, params).affected() == 0)
-            throw Refused("generation " + std::to_string(progress.generation) + " was dropped meanwhile");
+            throw Refused("generation " + std::to_string(progress.generation) +
+                          " was dropped meanwhile: replay again for another");
     }
     seen = look(turn.connection(), generation);
     tell();

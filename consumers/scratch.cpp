@@ -182,7 +182,8 @@ private:
         if (!find_place(*connection_, *generation_.target.projection, generation_.target.generation)) refuse_dropped();
     }
     [[noreturn]] void refuse_dropped() const {
-        throw Refused("generation " + std::to_string(generation_.target.generation) + " was dropped meanwhile");
+        throw Refused("generation " + std::to_string(generation_.target.generation) +
+                      " was dropped meanwhile: fold the file again");
     }
 
     void drop() noexcept {
@@ -215,7 +216,8 @@ private:
 
 void check_is_readable(const CaseFile& file, const ScratchOptions& options) {
     // Reading ends with the program, too.
-    if (file.failed() && !options.cancelled()) throw std::runtime_error("the file could not be read to its end");
+    if (file.failed() && !options.cancelled())
+        throw std::runtime_error("the file could not be read to its end: see that it is whole, and fold it again");
 }
 
 }  // namespace

@@ -71,10 +71,11 @@ Standstill::Standstill(const Options& options, const Generation& live, const Gen
             hindrance = "the database did not let its writers be stopped: " + std::string(error.what());
         }
         transaction_.reset();
-        if (options.cancelled()) throw Late("given up; nothing was changed");
+        if (options.cancelled()) throw Late("given up, and nothing was changed: run it again");
         if (Clock::now() >= until) {
             throw Late(names + " did not come up to generation " + std::to_string(live.target.generation) + " within " +
-                       std::to_string(options.timeout.count()) + " ms; " + hindrance);
+                       std::to_string(options.timeout.count()) + " ms; " + hindrance +
+                       ". See `tidemark-consumer status`, and give it a longer --timeout");
         }
         const auto again = std::min(Clock::now() + backoff.next(), until);
         while (Clock::now() < again && !options.cancelled())

@@ -119,7 +119,9 @@ Pair choose_pair(pg::Connection& connection, const Projection& projection, Choic
                                         " beside the live one: see `tidemark-consumer generations " + stream + "`"
                       : choice == Choice::retired
                           ? "stream " + stream +
-                                " has no generation to go back to: none was live before, or it was dropped"
+                                " has no generation to go back to: none was live before, or it was dropped. "
+                                "`tidemark-consumer replay " +
+                                stream + "` makes one"
                           : "stream " + stream +
                                 " has no generation beside the live one: make one with `tidemark-consumer replay " +
                                 stream + "`");

@@ -180,7 +180,7 @@ private:
                 throw Refused("which lines of imported files have come takes more than " +
                               std::to_string(options_.memory >> 20) + " MiB: give verify more --memory");
             }
-            if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
+            if (options_.cancelled()) throw std::runtime_error("cancelled, and nothing was found out: run it again");
             for (int taken = 0; open > 0 && taken < kRowsAtOnce; ++taken) {
                 const auto polled = log_.poll(taken == 0 ? kLook : milliseconds(0));
                 if (const auto* record = std::get_if<kafka::Record>(&polled)) {
@@ -294,7 +294,7 @@ private:
                     cells.emplace_back(stored.cell(row, column));
                 check(shape, number, ledger, cells, found);
             }
-            if (options_.cancelled()) throw std::runtime_error("cancelled: nothing was found out");
+            if (options_.cancelled()) throw std::runtime_error("cancelled, and nothing was found out: run it again");
             if (stored.size() < static_cast<std::size_t>(kRowsAtOnce)) break;
         }
         snapshot.run_script("close verify_rows");

@@ -52,7 +52,9 @@ public:
 
     void for_each(const std::function<bool(const Row&)>& visit) override {
         std::ifstream file(path_, std::ios::binary);
-        if (!file) throw std::runtime_error("cannot read " + path_ + ": " + std::strerror(errno));
+        if (!file)
+            throw std::runtime_error("cannot read " + path_ + ": " + std::strerror(errno) +
+                                     "; check the path and its permissions");
         CsvRows csv(file);
         const auto next = [&] {
             try {
@@ -67,7 +69,8 @@ public:
         for (const auto& column : columns_) {
             const auto found = std::find(header.begin(), header.end(), column);
             if (found == header.end())
-                throw std::runtime_error(path_ + ": its first line does not name the column " + column);
+                throw std::runtime_error(path_ + ": its first line does not name the column " + column +
+                                         "; see `tidemark-producer convert --help`");
             places.push_back(static_cast<std::size_t>(found - header.begin()));
         }
         Row row;
@@ -430,7 +433,9 @@ ConvertReport convert_counters(const ConvertOptions& options, std::ostream& out,
         const auto found =
             database->snapshot.run({"convert_find_table", "select coalesce(to_regclass($1)::text, '')"}, name);
         const std::string quoted(found.text(0, 0));
-        if (quoted.empty()) throw std::runtime_error("there is no table " + options.table);
+        if (quoted.empty())
+            throw std::runtime_error("there is no table " + options.table +
+                                     "; give --table as SQL would, e.g. public.totals, and let the role see it");
         const auto key = pg::quote_identifier(options.key_column) + "::text";
         const auto value = pg::quote_identifier(options.value_column) + "::text";
         table = std::make_unique<QueriedTable>(

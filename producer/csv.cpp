@@ -26,7 +26,7 @@ bool CsvRows::next() {
             end = read_field();
             if (end == ',') is_blank_ = false;
         }
-        if (in_.bad()) throw std::runtime_error("it could not be read to its end");
+        if (in_.bad()) throw std::runtime_error("it could not be read to its end: convert it again");
         if (!is_blank_) return true;
         if (end == kEnd) return false;
     }

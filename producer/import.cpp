@@ -263,7 +263,8 @@ std::string hash_of(std::istream& bytes) {
         crypto_hash_sha256_update(&state, reinterpret_cast<const unsigned char*>(buffer.data()),
                                   static_cast<unsigned long long>(bytes.gcount()));
     }
-    if (bytes.bad()) throw std::runtime_error("the file could not be read to its end: nothing was imported");
+    if (bytes.bad())
+        throw std::runtime_error("the file could not be read to its end, and nothing was imported: import it again");
     std::array<unsigned char, crypto_hash_sha256_BYTES> digest{};
     crypto_hash_sha256_final(&state, digest.data());
     constexpr std::size_t kBytes = 16;

@@ -10,6 +10,7 @@
 #include "infra/http/operations.h"
 #include "infra/http/server.h"
 #include "infra/kafka/properties.h"
+#include "infra/postgres/error.h"
 #include "producer/convert.h"
 #include "producer/event_publisher.h"
 #include "producer/export.h"
@@ -59,7 +60,6 @@ struct Options {
     std::string file;
     std::string id;
     std::int64_t from_line = 1;
-    bool progress = false;
     bool json = false;
     std::string type;
     std::string data;
@@ -210,10 +210,8 @@ ImportReport publish_lines(const Options& options, const Source& source, const b
         std::move(operations));
     const auto server = source.read != nullptr ? start_admin_listener(options, router) : nullptr;
 
-    using Style = base::ProgressBar::Style;
-    const auto style = options.json ? Style::json : base::ProgressBar::style_of_standard_error();
-    base::ProgressBar bar(std::cerr, style, "import " + options.file, "bytes");
-    const bool is_shown = source.read != nullptr && (options.progress || style == Style::bar);
+    base::ProgressBar bar(std::cerr, base::ProgressBar::style_of_standard_error(options.json), "import " + options.file,
+                          "bytes");
     AboveBar above(bar);
     std::ostream errors(&above);
 
@@ -232,15 +230,15 @@ ImportReport publish_lines(const Options& options, const Source& source, const b
         }
         return clock.steady() - progressed > options.give_up;
     };
-    if (is_shown) {
+    if (source.read != nullptr) {
         importing.on_progress = [&](const ImportReport& so_far) {
             const std::chrono::duration<double> took = clock.steady() - began;
             const auto bytes = source.read->bytes();
             bar.show({.done = bytes,
                       .total = source.bytes,
                       .rate = static_cast<double>(bytes) / std::max(took.count(), 1e-3),
-                      .note = base::with_commas(static_cast<std::int64_t>(so_far.accepted)) + " stored" +
-                              (so_far.refused > 0 ? ", " + std::to_string(so_far.refused) + " refused" : "")},
+                      .counts = {{"stored", static_cast<std::int64_t>(so_far.accepted)},
+                                 {"refused", static_cast<std::int64_t>(so_far.refused)}}},
                      clock.steady());
         };
     }
@@ -266,7 +264,8 @@ int import_file(const Options& options) {
     // Never closed: the process ends with the import.
     const int file = options.file == "-" ? STDIN_FILENO : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC);
     if (file < 0) {
-        std::cerr << "error: cannot read " << options.file << ": " << std::strerror(errno) << '\n';
+        std::cerr << "error: cannot read " << options.file << ": " << std::strerror(errno)
+                  << "; check the path and its permissions\n";
         return base::kWrongUse;
     }
     const auto before = status_of(file);
@@ -357,8 +356,14 @@ bool open_output(const Options& options, std::ofstream& file) {
     if (options.output == "-") return true;
     file.open(options.output, std::ios::binary | std::ios::trunc);
     if (file) return true;
-    std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno) << '\n';
+    std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno)
+              << "; check that its folder is there and may be written to\n";
     return false;
+}
+
+// Where a JSON report goes: standard output, as everywhere, unless that carries the data.
+std::ostream& beside_data(const Options& options) {
+    return options.output == "-" ? std::cerr : std::cout;
 }
 
 int export_file(const Options& options) {
@@ -378,8 +383,8 @@ int export_file(const Options& options) {
     const base::SystemClock clock;
     ExportReport report;
     {
-        base::ProgressBar bar(std::cerr, base::ProgressBar::style_of_standard_error(), "export " + options.stream,
-                              "records");
+        base::ProgressBar bar(std::cerr, base::ProgressBar::style_of_standard_error(options.json),
+                              "export " + options.stream, "records");
         const auto began = clock.steady();
         exporting.on_progress = [&](std::int64_t done, std::int64_t total) {
             const std::chrono::duration<double> took = clock.steady() - began;
@@ -388,13 +393,23 @@ int export_file(const Options& options) {
         };
         report = export_events(exporting, options.output == "-" ? std::cout : file);
     }
-    std::cerr << report.lines << " records of " << options.stream << " written";
-    if (report.envelopes > 0 && !options.positions)
-        std::cerr << ", " << report.envelopes
-                  << " of them as envelopes, for they are no events under their entity's key";
-    if (report.left_out > 0) std::cerr << "; " << report.left_out << " of the log's own left out";
-    std::cerr << '\n';
-    if (!report.complete) std::cerr << "stopped before the end: what was written is whole lines, but not all\n";
+    if (options.json) {
+        std::string json = "{\"stream\":";
+        schemas::json::append_string(json, options.stream);
+        json += ",\"records\":" + std::to_string(report.lines) + ",\"envelopes\":" + std::to_string(report.envelopes) +
+                ",\"leftOut\":" + std::to_string(report.left_out) +
+                ",\"complete\":" + (report.complete ? "true" : "false");
+        beside_data(options) << json << "}\n";
+    } else {
+        std::cerr << report.lines << " records of " << options.stream << " written";
+        if (report.envelopes > 0 && !options.positions)
+            std::cerr << ", " << report.envelopes
+                      << " of them as envelopes, for they are no events under their entity's key";
+        if (report.left_out > 0) std::cerr << "; " << report.left_out << " of the log's own left out";
+        std::cerr << '\n';
+    }
+    if (!report.complete)
+        std::cerr << "stopped before the end: what was written is whole lines, but not all; run it again\n";
     return report.complete ? base::kDone : base::kFailed;
 }
 
@@ -442,10 +457,17 @@ int convert(const Options& options) {
     auto& out = options.output == "-" ? std::cout : file;
     const auto report = options.kind == "vehicles" ? convert_vehicles(converting, out, std::cerr)
                                                    : convert_counters(converting, out, std::cerr);
-    std::cerr << report.rows << " rows, " << report.events << " events written";
-    if (report.refused > 0) std::cerr << ", " << report.refused << " rows refused";
-    std::cerr << '\n';
-    if (!report.complete) std::cerr << "stopped before the end: what was written is whole lines, but not all\n";
+    if (options.json) {
+        beside_data(options) << "{\"rows\":" << report.rows << ",\"events\":" << report.events
+                             << ",\"refused\":" << report.refused
+                             << ",\"complete\":" << (report.complete ? "true" : "false") << "}\n";
+    } else {
+        std::cerr << report.rows << " rows, " << report.events << " events written";
+        if (report.refused > 0) std::cerr << ", " << report.refused << " rows refused";
+        std::cerr << '\n';
+    }
+    if (!report.complete)
+        std::cerr << "stopped before the end: what was written is whole lines, but not all; run it again\n";
     if (report.refused > 0)
         std::cerr << "try: mend the rows named above and convert all of it again, before anything is imported\n";
     return report.complete && report.refused == 0 ? base::kDone : base::kFailed;
@@ -454,6 +476,15 @@ int convert(const Options& options) {
 int guarded(const std::function<int()>& command) {
     try {
         return command();
+    } catch (const pg::Error& error) {  // the earlier service's: no other is asked here
+        std::cerr
+            << "error: " << error.what() << "\ntry: "
+            << (error.failure() == pg::Failure::connection_lost
+                    ? "see that PostgreSQL runs, and check host, port, database, role and password in --source-dsn"
+                    : "see that --source-dsn names the earlier service's database, and a role that may read it; "
+                      "`tidemark-producer convert --help` says which tables are expected")
+            << '\n';
+        return base::kFailed;
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << '\n';
         return base::kFailed;
@@ -488,9 +519,7 @@ int main(int argc, char** argv) {
                          "grows. What was imported once under the same name and number does not count again.");
             command.number("from-line", options.from_line, 1, INT64_MAX,
                            "First line that is taken; an import that ends early says which.");
-            command.flag("progress", options.progress,
-                         "Show how far it is, also where standard error is no terminal: a line every five seconds.");
-            command.flag("json", options.json, "Report in JSON; with --progress, how far it is, too.");
+            command.flag("json", options.json, "Report in JSON, and how far it is as JSON lines on standard error.");
             give_up(command);
             command.text("admin-listen", options.admin_listen,
                          "ADDRESS:PORT of /metrics and the health routes while it runs; when another program has the "
@@ -508,6 +537,8 @@ int main(int argc, char** argv) {
                 streams.emplace_back(stream.name);
             command.argument("STREAM", options.stream, true, "Stream, e.g. counters.", std::move(streams));
             command.text("output", options.output, "File to write; - is standard output.");
+            command.flag("json", options.json,
+                         "Report in JSON, on standard error where standard output carries the records.");
             command.text("from", options.from,
                          "First record: an instant (the first appended at or after it), or with --partition an offset; "
                          "default: the log's start.");
@@ -552,6 +583,8 @@ int main(int argc, char** argv) {
                          "When the counters stood so; when a vehicle without a state log was registered (others are at "
                          "their first state).");
             command.text("output", options.output, "File to write; - is standard output.");
+            command.flag("json", options.json,
+                         "Report in JSON, on standard error where standard output carries the events.");
             command.check([&] { return check_convert(options); });
         });
     settings.command(

@@ -202,6 +202,12 @@ Level level_of(std::string_view name) {
     return static_cast<Level>(found - kLevelNames.begin());
 }
 
+std::string quoted(std::string_view text) {
+    std::string out;
+    append_text(out, text);
+    return out;
+}
+
 void start(std::string_view program, Level minimum) {
     output().program = program;
     output().logger.set_level(to_spdlog(minimum));

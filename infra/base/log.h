@@ -39,6 +39,9 @@ void start(std::string_view program, Level minimum = Level::info);
 /// escaped and cut at 256 bytes (a cut text ends in "..."). Any thread; never throws.
 void write(Level level, std::string_view event, std::initializer_list<Field> fields = {}) noexcept;
 
+/// A text as these lines have it: a JSON string, escaped and cut likewise.
+std::string quoted(std::string_view text);
+
 inline void info(std::string_view event, std::initializer_list<Field> fields = {}) noexcept {
     write(Level::info, event, fields);
 }

@@ -1,5 +1,7 @@
 #include "infra/base/progress.h"
 
+#include "infra/base/log.h"
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,7 +54,8 @@ std::string with_commas(std::int64_t number) {
     return digits;
 }
 
-ProgressBar::Style ProgressBar::style_of_standard_error() {
+ProgressBar::Style ProgressBar::style_of_standard_error(bool for_programs) {
+    if (for_programs) return Style::json;
     return ::isatty(STDERR_FILENO) == 1 ? Style::bar : Style::lines;
 }
 
@@ -65,7 +68,8 @@ ProgressBar::~ProgressBar() {
 }
 
 void ProgressBar::clear() {
-    if (shown_ && style_ == Style::bar) out_ << "\r\x1b[K" << std::flush;
+    if (style_ != Style::bar) return;
+    if (shown_) out_ << "\r\x1b[K" << std::flush;
     next_ = {};
 }
 
@@ -84,10 +88,12 @@ void ProgressBar::draw(const State& state) {
     const auto left = seconds_left(state);
     const auto rate = static_cast<std::int64_t>(std::llround(state.rate));
     if (style_ == Style::json) {
-        out_ << R"({"progress":")" << what_ << R"(","done":)" << state.done << R"(,"total":)"
+        out_ << R"({"progress":)" << log::quoted(what_) << R"(,"done":)" << state.done << R"(,"total":)"
              << (state.total < 0 ? "null" : std::to_string(state.total)) << R"(,"rate":)" << rate
-             << R"(,"secondsLeft":)" << (left < 0 ? "null" : std::to_string(left)) << "}\n"
-             << std::flush;
+             << R"(,"secondsLeft":)" << (left < 0 ? "null" : std::to_string(left));
+        for (const auto& count : state.counts)
+            out_ << ",\"" << count.name << "\":" << count.number;
+        out_ << "}\n" << std::flush;
         return;
     }
     std::string line(style_ == Style::bar ? "\r" : "");
@@ -106,7 +112,11 @@ void ProgressBar::draw(const State& state) {
     if (state.total >= 0) line.append(" of ").append(with_commas(state.total));
     line.append(" ").append(unit_).append("  ").append(with_commas(rate)).append("/s");
     if (left >= 0) line.append("  ").append(duration(left)).append(" left");
-    if (!state.note.empty()) line.append("  ").append(state.note);
+    const char* between = "  ";
+    for (const auto& count : state.counts) {
+        if (count.number != 0)
+            line.append(std::exchange(between, ", ")).append(with_commas(count.number)).append(" ").append(count.name);
+    }
     line.append(style_ == Style::bar ? "\x1b[K" : "\n");  // what an earlier, longer line left behind
     out_ << line << std::flush;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <ostream>
 #include <string>
+#include <vector>
 
 namespace tidemark::base {
 
@@ -14,14 +15,20 @@ namespace tidemark::base {
 class ProgressBar {
 public:
     enum class Style : std::uint8_t { bar, lines, json };
-    /// `bar` when standard error is a terminal, `lines` otherwise.
-    static Style style_of_standard_error();
+    /// `json` where a program reads it; else `bar` when standard error is a terminal, `lines` otherwise.
+    static Style style_of_standard_error(bool for_programs);
+
+    /// What else there is to tell of: {"parked", 3} is "3 parked", or the member "parked". Its name needs no quoting.
+    struct Count {
+        const char* name = "";
+        std::int64_t number = 0;
+    };
 
     struct State {
         std::int64_t done = 0;
-        std::int64_t total = 0;  ///< may grow; below zero: nobody knows
-        double rate = 0;         ///< per second
-        std::string note{};      ///< what else there is to say, e.g. "3 parked"
+        std::int64_t total = 0;       ///< may grow; below zero: nobody knows
+        double rate = 0;              ///< per second
+        std::vector<Count> counts{};  ///< for people without those that are 0
     };
 
     /// `what`, e.g. "replay counters", stands first in every line; `unit`, e.g. "records", behind the numbers.

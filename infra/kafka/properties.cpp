@@ -24,7 +24,10 @@ std::map<std::string, std::string> read_properties(const std::string& path) {
     std::map<std::string, std::string> properties;
     if (path.empty()) return properties;
     std::ifstream file(path);
-    if (!file) throw std::runtime_error(path + ": " + std::generic_category().message(errno));
+    if (!file) {
+        throw std::runtime_error(path + ": " + std::generic_category().message(errno) +
+                                 "; check the path that --kafka-config names");
+    }
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0)
         throw std::runtime_error(path + ": " + std::generic_category().message(errno));

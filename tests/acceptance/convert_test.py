@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_counters_from_files_and_from_a_database_are_the_same_events(own: Tidema
     table = ("--table", 'old."counter Values"')
     from_database = _convert(own, "counters", *table, *columns, *_time, source_dsn=_source(own))
     assert from_database.stdout == from_file.stdout
+    # What it came to as JSON, beside the events.
+    report = {"rows": len(rows), "events": len(rows), "refused": 0, "complete": True}
+    arguments = ("counters", "--counters", counters, *columns, *_time, "--json")
+    assert json.loads(_convert(own, *arguments).stderr) == report
+    assert json.loads(_convert(own, *arguments, "--output", tmp_path / "again.ndjson").stdout) == report
+    assert (tmp_path / "again.ndjson").read_text() == from_file.stdout
 
     (tmp_path / "events.ndjson").write_text(from_file.stdout)
     for _ in range(2):

@@ -213,6 +213,11 @@ def test_many_letters_are_redriven_when_the_fold_takes_them_at_last(fresh: Tidem
     [decided] = _decide(fresh, "redrive", "counters", first, code=1)
     assert decided["status"] == "open"
     assert _json(fresh)["count"] == 21
+    # A dry run names them and sends nothing.
+    ends = fresh.log.ends("tidemark.counters")
+    planned = _decide(fresh, "redrive", "counters", "--reason", "refused_by_database", "--dry-run")
+    assert len(planned) == 20 and {(one["decision"], one["status"]) for one in planned} == {(None, "open")}
+    assert fresh.log.ends("tidemark.counters") == ends
     # With many, one refused hundred is enough to know.
     fresh.log.put_all("tidemark.counters", [increment("k", 2_000 + n) for n in range(130)])
     fresh.settle("counters")

@@ -67,6 +67,18 @@ def test_an_export_is_the_log_byte_for_byte(source: Tidemark, tmp_path: Path) ->
     assert "508 records of counters written, 4 of them as envelopes" in to_pipe.stderr
 
 
+def test_an_export_reports_in_json_beside_the_records(source: Tidemark, tmp_path: Path) -> None:
+    to_file = source.run("producer", "export", "counters", "--json", "--output", tmp_path / "all.ndjson")
+    written = len((tmp_path / "all.ndjson").read_bytes().splitlines())
+    report = {"stream": "counters", "records": written, "envelopes": 4, "leftOut": 4, "complete": True}
+    assert (to_file.returncode, json.loads(to_file.stdout)) == (0, report)
+    progress = [json.loads(line) for line in to_file.stderr.splitlines()]
+    assert progress[-1]["progress"] == "export counters" and progress[-1]["done"] == progress[-1]["total"]
+    to_pipe = source.run("producer", "export", "counters", "--json")
+    assert to_pipe.stdout.encode() == (tmp_path / "all.ndjson").read_bytes()
+    assert json.loads(to_pipe.stderr.splitlines()[-1]) == report
+
+
 def test_a_range_is_cut_by_offset_or_by_time(source: Tidemark, tmp_path: Path) -> None:
     log = source.log.read("tidemark.counters")
     wanted = [record for record in log if record.partition == 2 and 5 <= record.offset < 9]

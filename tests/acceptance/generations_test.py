@@ -49,7 +49,9 @@ def test_a_generation_is_rebuilt_compared_promoted_rolled_back_and_dropped(own: 
 
     found = json.loads(command(own, "diff", "counters", "--json"))
     assert found["differing"] == 0
-    assert command(own, "promote", "counters").startswith("generation 2 of counters is live now")
+    promoted = own.run("consumer", "promote", "counters")
+    assert promoted.stdout.startswith("generation 2 of counters is live now"), promoted.stderr
+    assert "diff counters  100.0 %" in promoted.stderr
     assert roles(own) == {1: "retired", 2: "live"}
     after = api.get("/counters/k1")
     assert after.json() == before
@@ -62,12 +64,28 @@ def test_a_generation_is_rebuilt_compared_promoted_rolled_back_and_dropped(own: 
     assert roles(own) == {1: "live", 2: "candidate"}
     assert api.get(f"/counters/k1?at_least={stored}").json()["value"] == before["value"] + 1_000
     own.assert_equals_log("counters")
-    command(own, "drop", "counters", "2")
+    assert json.loads(command(own, "drop", "counters", "2", "--json")) == {"stream": "counters", "dropped": 2}
     assert roles(own) == {1: "live"}
     assert own.query("select nspname from pg_namespace where nspname like 'counters%'") == [("counters",)]
     own.assert_equals_log("counters")
     # A number is never used again.
     assert "generation 3 of counters" in command(own, "replay", "counters")
+
+
+@pytest.mark.parametrize("name", ["replay", "diff", "verify"])
+def test_how_far_long_work_is_stands_in_json_beside_what_it_says(own: Tidemark, name: str) -> None:
+    own.start_consumer()
+    fill(own)
+    own.settle("counters")
+    if name != "replay":
+        command(own, "replay", "counters")
+    done = own.run("consumer", name, "counters", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stream"] == "counters"
+    progress = [json.loads(line) for line in done.stderr.splitlines()]
+    assert progress and {one["progress"] for one in progress} == {f"{name} counters"}
+    assert progress[-1]["done"] == progress[-1]["total"] > 0
+    assert name != "replay" or progress[-1]["parked"] == json.loads(done.stdout)["parked"] == 3
 
 
 def _orphans(tidemark: Tidemark) -> list[tuple[Any, ...]]:
@@ -189,6 +207,10 @@ def test_what_was_changed_by_hand_is_found_named_and_mended(own: Tidemark) -> No
 
     refused = command(own, "promote", "counters", code=3)
     assert "--accept-diff" in refused
+    command(own, "diff", "counters", "--max-diff", str(found["differing"] - 1), code=1)
+    command(own, "diff", "counters", "--max-diff", str(found["differing"]))
+    refused = command(own, "promote", "counters", "--max-diff", str(found["differing"] - 1), code=3)
+    assert f"differs in {found['differing']} rows, {found['differing'] - 1} are allowed" in refused
     assert roles(own) == {1: "live", 2: "candidate"}
     command(own, "promote", "counters", "--max-diff", str(found["differing"]))
     assert api.get("/counters/k5").json()["value"] == true_value

@@ -172,8 +172,15 @@ def test_migrating_again_changes_nothing(tidemark: Tidemark) -> None:
     schema, ends = _schema(tidemark), tidemark.log.ends("tidemark.vehicles")
     registry = tidemark.query("select * from tidemark.streams order by name")
 
-    tidemark.migrate()
+    done = tidemark.run("consumer", "migrate", "--json")
 
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "streams": [
+            {"stream": name, "topic": f"tidemark.{name}", "partitions": 4, "madeTopic": False, "madeTables": False}
+            for name in ("counters", "vehicles")
+        ]
+    }
     assert _schema(tidemark) == schema
     assert tidemark.query("select * from tidemark.streams order by name") == registry
     assert tidemark.log.ends("tidemark.vehicles") == ends
@@ -216,9 +223,12 @@ def test_two_first_migrations_at_once_agree_on_one_identity(make_tidemark: Calla
     tidemark = make_tidemark(migrated=False)
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        done = list(threads.map(lambda _: tidemark.run("consumer", "migrate"), range(2)))
+        done = list(threads.map(lambda _: tidemark.run("consumer", "migrate", "--json"), range(2)))
 
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    said = [one for each in done for one in json.loads(each.stdout)["streams"]]
+    for made in ("madeTopic", "madeTables"):
+        assert sorted(one["stream"] for one in said if one[made]) == ["counters", "vehicles"], "each was made once"
     for stream, uuid in tidemark.query("select name, log_uuid from tidemark.streams"):
         records = tidemark.log.read(f"tidemark.{stream}")
         assert [json.loads(record.value or b"")["data"]["uuid"] for record in records] == [uuid] * 4
@@ -475,6 +485,48 @@ def test_events_can_be_sent_and_imported(own: Tidemark, tmp_path: Path) -> None:
     assert len(keyed) == 3
 
 
+# --- what to try next ---------------------------------------------------------------------------------------
+
+
+def test_a_command_that_the_database_fails_says_what_to_try(own: Tidemark, build: Path) -> None:
+    nowhere = f"postgresql://nobody@127.0.0.1:{choose_ports(1)[0]}/none"
+    own.postgres.create_database(own.database + "_empty")
+    empty = own.postgres.dsn("tidemark_consumer", own.database + "_empty")
+    other = own.postgres.dsn("tidemark_consumer", own.database)
+    for program, arguments, settings, words in (
+        ("consumer", ["status"], {"consumer_dsn": nowhere}, "see that PostgreSQL runs, and check host"),
+        ("consumer", ["generations", "counters"], {"consumer_dsn": nowhere}, "password in --consumer-dsn"),
+        ("consumer", ["promote", "counters"], {"owner_dsn": nowhere}, "password in --owner-dsn"),
+        ("consumer", ["migrate"], {"owner_dsn": nowhere}, "password in --owner-dsn"),
+        ("consumer", ["replay", "counters"], {"owner_dsn": nowhere}, "password in --consumer-dsn and --owner-dsn"),
+        ("consumer", ["generations", "counters"], {"consumer_dsn": empty}, "`tidemark-consumer migrate` makes what is"),
+        ("consumer", ["migrate"], {"owner_dsn": other}, "`tidemark-consumer doctor` says which rights"),
+        ("producer", ["convert", "vehicles"], {"source_dsn": nowhere}, "password in --source-dsn"),
+        ("producer", ["convert", "vehicles"], {"source_dsn": empty}, "that --source-dsn names the earlier service's"),
+    ):
+        done = own.run(program, *arguments, **settings)
+        assert done.returncode == 1, (arguments, done.stderr)
+        [error, hint] = done.stderr.splitlines()[-2:]
+        assert hint.startswith("try: ") and words in hint, (arguments, done.stderr)
+    done = _bare(build, "consumer", "diff", "counters", PGHOST="127.0.0.1", PGPORT="1")
+    assert "password in --owner-dsn (not given)" in done.stderr, done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_named_with_what_to_check(own: Tidemark, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for program, arguments, code in (
+        ("producer", ["import", missing], 2),
+        ("producer", ["convert", "counters", "--counters", missing, "--time", "2026-11-20T10:00:00Z"], 1),
+        ("producer", ["export", "counters", "--output", missing / "file"], 2),
+        ("consumer", ["replay", "counters", "--from-file", missing], 3),
+        ("consumer", ["redrive", "counters", "0:1", "--edit", missing], 3),
+        ("consumer", ["status", "--kafka-config", missing], 1),
+    ):
+        done = own.run(program, *arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert str(missing) in done.stderr and "; check " in done.stderr, (arguments, done.stderr)
+
+
 # --- watching an import -------------------------------------------------------------------------------------
 
 
@@ -608,7 +660,7 @@ def test_two_imports_at_once_do_not_fight_over_the_default_port(own: Tidemark, t
         imported = own.run("producer", "import", file)
 
     assert (imported.returncode, imported.stdout) == (0, "1 of 1 events stored\n")
-    lines = [json.loads(line) for line in imported.stderr.splitlines()]
+    lines = [json.loads(line) for line in imported.stderr.splitlines() if line.startswith("{")]
     [warning] = [line for line in lines if line["event"] == "not_watchable"]
     assert warning["level"] == "warn"
     assert "127.0.0.1:3335" in warning["error"] and "--admin-listen" in warning["hint"]

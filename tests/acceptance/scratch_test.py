@@ -131,6 +131,14 @@ def test_a_case_says_the_same_however_often_and_wherever_and_another_fold_someth
     assert _schemas(own) == ["counters", "vehicles"]
 
 
+def test_how_far_the_fold_of_a_file_is_stands_in_json_beside_what_it_came_to(own: Tidemark, case: Path) -> None:
+    done = own.run("consumer", "replay", "counters", "--from-file", case, "--json")
+    found = json.loads(done.stdout)
+    last = [json.loads(line) for line in done.stderr.splitlines()][-1]
+    assert (last["progress"], last["done"], last["total"]) == (f"replay {case}", case.stat().st_size, case.stat().st_size)
+    assert (last["records"], last["parked"]) == (found["records"], sum(found["parked"].values()))
+
+
 def test_a_part_of_the_log_is_a_case_of_its_own(own: Tidemark, case: Path, tmp_path: Path) -> None:
     end = own.log.ends("tidemark.counters")[2]
     part = _export(own, tmp_path / "part.ndjson", "--partition", "2", "--from", str(end - 30), "--to", str(end - 5))

@@ -44,7 +44,7 @@ TEST_CASE("what was shown last is drawn in the end") {
         std::ostringstream out;
         {
             ProgressBar bar(out, style, "verify counters", "records");
-            bar.show({.done = 2, .total = 5, .rate = 25, .note = "1 parked"}, kStart);
+            bar.show({.done = 2, .total = 5, .rate = 25, .counts = {{"parked", 1}}}, kStart);
             bar.show({.done = 5, .total = 5, .rate = 25}, kStart + 1ms);
         }
         CAPTURE(out.str());
@@ -65,23 +65,26 @@ TEST_CASE("lines and JSON say how long it takes, as far as that can be said") {
     std::ostringstream out;
     {
         ProgressBar lines(out, Style::lines, "replay counters", "records");
-        lines.show({.done = 1'000, .total = 8'201'000, .rate = 1'000, .note = "3 parked"}, kStart);
-        lines.show({.done = 1'000, .total = 4'000, .rate = 0}, kStart + 5s);
+        lines.show({.done = 1'000, .total = 8'201'000, .rate = 1'000, .counts = {{"parked", 3}, {"refused", 0}}},
+                   kStart);
+        lines.show({.done = 1'000, .total = 4'000, .rate = 0, .counts = {{"stored", 1'000}, {"refused", 1}}},
+                   kStart + 5s);
         lines.show({.done = 1'000, .total = 64'000, .rate = 1'000}, kStart + 10s);
     }
     CHECK(out.str() ==
           "replay counters    0.0 %  1,000 of 8,201,000 records  1,000/s  2h16m left  3 parked\n"
-          "replay counters   25.0 %  1,000 of 4,000 records  0/s\n"
+          "replay counters   25.0 %  1,000 of 4,000 records  0/s  1,000 stored, 1 refused\n"
           "replay counters    1.6 %  1,000 of 64,000 records  1,000/s  1m03s left\n");
     out.str("");
     {
-        ProgressBar json(out, Style::json, "replay counters", "records");
+        ProgressBar json(out, Style::json, "import \"a\\b\"", "bytes");
         json.show({.done = 1, .total = 3, .rate = 0}, kStart);
-        json.show({.done = 3, .total = 3, .rate = 2.6}, kStart + 1s);
+        json.show({.done = 3, .total = 3, .rate = 2.6, .counts = {{"stored", 2'000}, {"refused", 0}}}, kStart + 1s);
     }
-    CHECK(out.str() == R"({"progress":"replay counters","done":1,"total":3,"rate":0,"secondsLeft":null})"
+    CHECK(out.str() == R"({"progress":"import \"a\\b\"","done":1,"total":3,"rate":0,"secondsLeft":null})"
                        "\n"
-                       R"({"progress":"replay counters","done":3,"total":3,"rate":3,"secondsLeft":0})"
+                       R"({"progress":"import \"a\\b\"","done":3,"total":3,"rate":3,"secondsLeft":0,"stored":2000,)"
+                       R"("refused":0})"
                        "\n");
 }
 
@@ -114,4 +117,14 @@ TEST_CASE("a bar makes room for what is written between, and comes again") {
     CHECK(out.str().ends_with("\r\x1b[K"));
     bar.show({.done = 1, .total = 2}, kStart + 1ms);
     CHECK(count(out.str(), "50.0 %") == 2);
+}
+
+TEST_CASE("lines stand where they are, and come no oftener for what is written between") {
+    std::ostringstream out;
+    ProgressBar lines(out, Style::lines, "import f", "bytes");
+    for (int i = 0; i < 100; ++i) {
+        lines.show({.done = i, .total = 100}, kStart);
+        lines.clear();
+    }
+    CHECK(count(out.str(), "\n") == 1);
 }
