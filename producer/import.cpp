@@ -28,9 +28,11 @@ constexpr std::chrono::milliseconds kRetry{50};
 constexpr std::size_t kMostInFlight = 5'000;
 
 base::Metrics::Counter& outcome(base::Metrics& metrics, const char* name) {
-    return metrics.counter("tidemark_import_outcomes_total",
-                           "What became of the lines: refused are no valid events, unknown are perhaps stored",
-                           {{"outcome", name}});
+    return metrics.counter(
+        "tidemark_import_outcomes_total",
+        "What became of the lines: refused are no valid events, skipped another log's own, unknown perhaps "
+        "stored",
+        {{"outcome", name}});
 }
 
 // How often progress is told of: each time costs a lock.
@@ -154,6 +156,7 @@ ImportMetrics::ImportMetrics(base::Metrics& metrics)
     : lines(metrics.counter("tidemark_import_lines_total", "Lines read that were not blank")),
       accepted(outcome(metrics, "accepted")),
       refused(outcome(metrics, "refused")),
+      skipped(outcome(metrics, "skipped")),
       failed(outcome(metrics, "failed")),
       unknown(outcome(metrics, "unknown")) {}
 
@@ -178,6 +181,11 @@ ImportReport import_lines(std::istream& lines, EventPublisher& publisher, Import
             report.lines += 1;
             metrics.lines.add();
             auto line = read_line(text, reader, clock.now());
+            if (line && line->is_another_logs) {
+                report.skipped += 1;
+                metrics.skipped.add();
+                continue;
+            }
             if (line) {
                 todo.push_back({number, std::move(*line)});
                 return true;

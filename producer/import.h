@@ -23,6 +23,7 @@ struct ImportMetrics {
     base::Metrics::Counter& lines;
     base::Metrics::Counter& accepted;
     base::Metrics::Counter& refused;
+    base::Metrics::Counter& skipped;
     base::Metrics::Counter& failed;
     base::Metrics::Counter& unknown;
 };
@@ -31,12 +32,13 @@ struct ImportReport {
     std::uint64_t lines = 0;  ///< that were not blank
     std::uint64_t accepted = 0;
     std::uint64_t refused = 0;  ///< no valid event; nothing was sent
+    std::uint64_t skipped = 0;  ///< another log's own: its identity, decisions about its dead letters; nothing was sent
     std::uint64_t failed = 0;   ///< not stored, after retries
     std::uint64_t unknown = 0;  ///< sent, and no answer: perhaps stored
     bool complete = false;      ///< the file was read to its end
     /// The lowest line, refused ones aside, that is not known to be stored: where to go on. 0: there is none.
     std::uint64_t next_line = 0;
-    [[nodiscard]] bool clean() const noexcept { return complete && accepted == lines; }
+    [[nodiscard]] bool clean() const noexcept { return complete && accepted + skipped == lines; }
 };
 
 struct ImportOptions {
@@ -51,11 +53,11 @@ struct ImportOptions {
 };
 
 /// Publishes a file of events, one per line, byte for byte, each to its stream's topic under its entity's key; and what
-/// else an export wrote (see producer/line.h). A line that is neither is named with its number and every violation on
-/// `errors`, and the others go on. Waits for room instead of failing while the broker is slow or away, as long as
-/// `give_up` says no. Records keep the file's order; only what came back unsent after it had been taken (the broker did
-/// not answer in time) comes again behind lines that followed it, and so does what may have been stored or not, if it
-/// names its line. Returns when every event has been answered.
+/// else an export wrote (see producer/line.h). What was another log's own is skipped and counted. A line that is none
+/// of these is named with its number and every violation on `errors`, and the others go on. Waits for room instead of
+/// failing while the broker is slow or away, as long as `give_up` says no. Records keep the file's order; only what
+/// came back unsent after it had been taken (the broker did not answer in time) comes again behind lines that followed
+/// it, and so does what may have been stored or not, if it names its line. Returns when every event has been answered.
 ImportReport import_lines(std::istream& lines, EventPublisher& publisher, ImportMetrics& metrics,
                           const base::Clock& clock, std::ostream& errors, const ImportOptions& options);
 

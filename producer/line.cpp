@@ -49,16 +49,19 @@ bool is_its_own_line(schemas::json::Reader& reader, const schemas::Stream& strea
            destination->key == *record.key;
 }
 
-// Whether the record is the log's own, and so no other's: its identity, or a decision that names an offset of it.
-std::optional<schemas::Violation> of_another_log(const schemas::Envelope& envelope) {
-    schemas::json::Reader reader;
+// Whether the record was its log's own: its identity, or a decision that names an offset of it.
+bool is_another_logs(schemas::json::Reader& reader, const schemas::Envelope& envelope) {
+    if (!envelope.value) return false;
     const auto event = schemas::read_event(reader, *envelope.value);
-    if (!event) return std::nullopt;
-    if (schemas::dead_letter::is_decision(event->type))
-        return schemas::Violation{"/value", "is a decision about a dead letter of another log, which this one has not"};
-    if (envelope.place && envelope.place->position.offset == 0 && event->type == schemas::kLogCreated)
-        return schemas::Violation{"/value", "is the identity of another log"};
-    return std::nullopt;
+    if (!event) return false;
+    return schemas::dead_letter::is_decision(event->type) ||
+           (envelope.place && envelope.place->position.offset == 0 && event->type == schemas::kLogCreated);
+}
+
+Line another_logs() {
+    Line line;
+    line.is_another_logs = true;
+    return line;
 }
 
 Result<Line> to_be_produced(schemas::Envelope envelope) {
@@ -70,9 +73,6 @@ Result<Line> to_be_produced(schemas::Envelope envelope) {
     for (const auto& [pointer, bytes] : {std::pair("/key", &envelope.key), {"/value", &envelope.value}}) {
         if (!*bytes || (*bytes)->empty())
             violations.push_back({pointer, "has no byte; a record without it is not put on the log again"});
-    }
-    if (envelope.value) {
-        if (auto foreign = of_another_log(envelope)) violations.push_back(*std::move(foreign));
     }
     if (!violations.empty()) return violations;
     Line line;
@@ -141,10 +141,12 @@ Result<Line> read_line(std::string_view text, schemas::json::Reader& reader, sch
     if (schemas::is_envelope(text)) {
         auto envelope = schemas::read_envelope(reader, text);
         if (!envelope) return envelope.violations();
+        if (is_another_logs(reader, *envelope)) return another_logs();
         return to_be_produced(*std::move(envelope));
     }
     const auto event = schemas::read_event(reader, text);
     if (!event) return event.violations();
+    if (schemas::dead_letter::is_decision(event->type)) return another_logs();
     auto destination = find_destination(*event, now);
     if (!destination) return destination.violations();
     return Line{std::move(*destination), std::string(text)};

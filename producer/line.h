@@ -25,7 +25,10 @@ struct Line {
     Destination destination;
     std::string value;
     bool is_envelope = false;
-    bool is_imported = false;       ///< its headers name the line of an import that it once was
+    bool is_imported = false;  ///< its headers name the line of an import that it once was
+    /// Of the log that it was exported from, and so of no other: its identity, or an operator's decision about a dead
+    /// letter of it. Nothing else of this is set then.
+    bool is_another_logs = false;
     std::vector<Header> headers{};  ///< of an envelope: all of its record's, which gets no others but its line's
 };
 
@@ -40,8 +43,7 @@ void append_placed_line(std::string& out, const schemas::Stream& stream, const k
                         std::int32_t partitions);
 
 /// What a line holds. An event is checked as find_destination does; an envelope is taken as it is, wherever its record
-/// stood, but that a record without key or value cannot be put on the log by this program, nor what is another log's
-/// own.
+/// stood, but that a record without key or value cannot be put on the log by this program.
 schemas::Result<Line> read_line(std::string_view text, schemas::json::Reader& reader, schemas::Timestamp now);
 
 }  // namespace tidemark::producer

@@ -17,6 +17,7 @@
 #include "producer/import.h"
 #include "producer/intake.h"
 #include "producer/publisher_telemetry.h"
+#include "schemas/dead_letter.h"
 #include "schemas/json.h"
 
 #include <fcntl.h>
@@ -150,15 +151,16 @@ void report_import(const Options& options, const Source& source, const ImportRep
     if (options.json) {
         std::string json =
             "{\"lines\":" + std::to_string(report.lines) + ",\"stored\":" + std::to_string(report.accepted) +
-            ",\"refused\":" + std::to_string(report.refused) + ",\"notStored\":" + std::to_string(report.failed) +
-            ",\"unknown\":" + std::to_string(report.unknown) + ",\"complete\":" + (report.complete ? "true" : "false") +
-            ",\"file\":";
+            ",\"refused\":" + std::to_string(report.refused) + ",\"skipped\":" + std::to_string(report.skipped) +
+            ",\"notStored\":" + std::to_string(report.failed) + ",\"unknown\":" + std::to_string(report.unknown) +
+            ",\"complete\":" + (report.complete ? "true" : "false") + ",\"file\":";
         source.file.empty() ? json.append("null") : json.append("\"" + source.file + "\"");
         json += ",\"fromLine\":" + (report.next_line == 0 ? "null" : std::to_string(report.next_line));
         std::cout << json << "}\n";
     } else {
         std::cout << report.accepted << " of " << report.lines << " events stored";
         if (report.refused > 0) std::cout << ", " << report.refused << " refused";
+        if (report.skipped > 0) std::cout << ", " << report.skipped << " of another log's own skipped";
         if (report.failed > 0) std::cout << ", " << report.failed << " not stored";
         if (report.unknown > 0) std::cout << ", " << report.unknown << " unknown";
         std::cout << '\n';
@@ -238,7 +240,8 @@ ImportReport publish_lines(const Options& options, const Source& source, const b
                       .total = source.bytes,
                       .rate = static_cast<double>(bytes) / std::max(took.count(), 1e-3),
                       .counts = {{"stored", static_cast<std::int64_t>(so_far.accepted)},
-                                 {"refused", static_cast<std::int64_t>(so_far.refused)}}},
+                                 {"refused", static_cast<std::int64_t>(so_far.refused)},
+                                 {"skipped", static_cast<std::int64_t>(so_far.skipped)}}},
                      clock.steady());
         };
     }
@@ -302,6 +305,11 @@ int import_file(const Options& options) {
 }
 
 int send(const Options& options) {
+    if (schemas::dead_letter::is_decision(options.type)) {
+        std::cerr << "error: " << options.type
+                  << " is a decision about a dead letter; `tidemark-consumer redrive` and `discard` make them\n";
+        return base::kWrongUse;
+    }
     const base::SystemClock clock;
     schemas::Timestamp time = clock.now();
     if (!options.time.empty()) {

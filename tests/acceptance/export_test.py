@@ -134,8 +134,17 @@ def test_decisions_about_dead_letters_stay_with_their_log(
     ).encode()
     envelope = {"record": "counters", "key": base64.b64encode(b"d").decode(), "value": base64.b64encode(decision).decode()}
     (tmp_path / "old.ndjson").write_text(json.dumps(envelope) + "\n")
+    (tmp_path / "bare.ndjson").write_bytes(decision + b"\n" + _event("k", 1) + b"\n")
+    ends = own.log.ends("tidemark.counters")
     done = own.run("producer", "import", tmp_path / "old.ndjson")
-    assert done.returncode == 1 and "a decision about a dead letter of another log" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "0 of 1 events stored, 1 of another log's own skipped\n"), done.stderr
+    assert own.log.ends("tidemark.counters") == ends
+    done = own.run("producer", "import", tmp_path / "bare.ndjson", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["stored"], report["skipped"], report["refused"]) == (0, 1, 1, 0), done.stderr
+    # Sending one is no way to decide either.
+    done = own.run("producer", "send", "tidemark.dead_letter.discarded.v1", '{"offset":1}')
+    assert done.returncode == 2 and "`tidemark-consumer redrive` and `discard`" in done.stderr
     own.end()
 
 

@@ -110,7 +110,7 @@ def test_an_import_killed_in_the_middle_and_repeated_counts_once(own: Tidemark, 
     assert 1_000 < _stored(own) - before < count, "it was killed too late"
     done = _import(own, file, "--json")
     assert json.loads(done.stdout) == {
-        "lines": count, "stored": count, "refused": 0, "notStored": 0, "unknown": 0, "complete": True,
+        "lines": count, "stored": count, "refused": 0, "skipped": 0, "notStored": 0, "unknown": 0, "complete": True,
         "file": _hash(file.read_bytes()), "fromLine": None,
     }
     assert [_total(own, f"killed-{n}") for n in (0, 49)] == [(count // 50, count // 50)] * 2

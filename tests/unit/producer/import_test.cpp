@@ -183,6 +183,21 @@ TEST_CASE("a line that is no valid event is named with everything that is wrong,
     CHECK(run.errors.find("line 4: /type") != std::string::npos);
 }
 
+TEST_CASE("what was another log's own is skipped and counted, and its line keeps its number") {
+    const std::string decision =
+        R"({"specversion":"1.0","id":"1","source":"s","type":"tidemark.dead_letter.discarded.v1","data":{"offset":1}})";
+    const auto run = import_text(decision + "\n" + increment("a", 1), {}, [](auto) { return false; }, {.file = "f"});
+    CHECK(run.report.lines == 2);
+    CHECK(run.report.skipped == 1);
+    CHECK(run.report.accepted == 1);
+    CHECK(run.report.clean());
+    CHECK(run.report.next_line == 0);
+    CHECK(run.errors.empty());
+    CHECK(run.metrics.find(R"(tidemark_import_outcomes_total{outcome="skipped"} 1)") != std::string::npos);
+    REQUIRE(run.log.size() == 1);
+    CHECK(run.log[0].key == "a");
+}
+
 TEST_CASE("an event more than an hour ahead is refused before it is sent") {
     auto line = increment("a", 1);
     line.replace(line.find("2023-01-01"), 10, "2033-01-01");
