@@ -207,6 +207,9 @@ int main(int argc, char** argv) {
                              "How far this machine's clock may be ahead of the brokers'.");
             command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(0), milliseconds(600'000),
                              "How long requests under way may take once told to stop.");
+            command.example("", "For this machine alone, on port 3333.");
+            command.example("--listen 0.0.0.0:3333 --allow-open", "Behind a proxy that decides who may come in.");
+            command.example("--listen [::1]:8080 --http-threads 2", "On another port, with two of the cores.");
         });
     settings.check([&] { return check(options); });
     return settings.run(argc, argv);

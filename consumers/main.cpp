@@ -450,6 +450,9 @@ int main(int argc, char** argv) {
                              "How long windows are kept, in log time, at least 25h; totals and history stay. What was "
                              "dropped does not come back. 0 keeps all.");
             command.flag("migrate", options.migrate_first, "Run migrate first.");
+            command.example("--migrate", "From an empty broker and database to a running consumer.");
+            command.example("--slot 1 --admin-listen 127.0.0.1:3344", "A second one on the same host.");
+            command.example("--window-retention 720h", "Keep windows for thirty days, all else for ever.");
             command.check([&] {
                 if (options.window_retention.count() == 0 || options.window_retention >= kShortestRetention)
                     return std::vector<std::string>{};
@@ -471,6 +474,8 @@ int main(int argc, char** argv) {
         [&](base::Settings& command) {
             migration(command, "");
             command.flag("json", options.json, "Print what there is then as a JSON object.");
+            command.example("", "On one broker, of a development machine say.");
+            command.example("--partitions 12 --replication 3 --min-isr 2", "On three brokers or more.");
         });
     settings.command(
         "status", "Show every partition: owner, lag, generation, dead letters; exit 1 while any is behind",
@@ -494,6 +499,9 @@ int main(int argc, char** argv) {
             command.flag("watch", options.watch, "Again and again, with the records folded per second.");
             command.duration("interval", options.interval, milliseconds(100), milliseconds(3'600'000),
                              "Between two looks.");
+            command.example("", "Once; a script sees by the exit code whether anything is behind.");
+            command.example("--watch", "On a terminal: all of it at a glance, every second.");
+            command.example("--watch --json --interval 10s", "For programs: a line every ten seconds.");
         });
 
     settings.command(
@@ -511,7 +519,11 @@ int main(int argc, char** argv) {
                 return int{clean ? base::kDone : base::kFailed};
             });
         },
-        [&](base::Settings& command) { command.flag("json", options.json, "JSON instead of text."); });
+        [&](base::Settings& command) {
+            command.flag("json", options.json, "JSON instead of text.");
+            command.example("", "What is wrong, how badly, and the command that mends it.");
+            command.example("--json", "For programs.");
+        });
 
     // The commands about a stream's generations.
     const auto operate = [&](int (*command)(const OperateOptions&, std::ostream&), Rights rights = Rights::owner) {
@@ -578,7 +590,10 @@ int main(int argc, char** argv) {
             });
         });
     settings.command("generations", "Show a stream's generations: role, fingerprint, how far, who folds them",
-                     operate(show_generations, Rights::consumer), stream);
+                     operate(show_generations, Rights::consumer), [&](base::Settings& command) {
+                         stream(command);
+                         command.example("counters", "Which is read, which can be promoted or gone back to.");
+                     });
     settings.command(
         "diff", "Compare the live generation with another at the same offsets; exit 1 when they differ",
         operate([](const OperateOptions& given, std::ostream& out) { return show_diff(given, out, std::cerr); }),
@@ -626,11 +641,13 @@ int main(int argc, char** argv) {
                      [&](base::Settings& command) {
                          stream(command);
                          timeout(command);
+                         command.example("counters", "What was read before the last promote is read again.");
                      });
     settings.command("drop", "Remove a generation that is not the live one, and what a replay of it has done",
                      operate(drop), [&](base::Settings& command) {
                          stream(command);
                          generation(command, "");
+                         command.example("counters 1", "Once nobody will go back to it.");
                      });
     const auto letter = [&](base::Settings& command) {
         stream(command);

@@ -601,7 +601,8 @@ std::string Settings::State::help(const std::string& command_name) const {
     if (command != nullptr && !command->examples.empty()) {
         out += "\nExamples\n";
         for (const auto& one : command->examples)
-            out += "  " + program + " " + command->name + " " + one.arguments + "\n" + wrapped(one.what, 8);
+            out += "  " + program + " " + command->name + (one.arguments.empty() ? "" : " ") + one.arguments + "\n" +
+                   wrapped(one.what, 8);
     }
     if (is_default && !commands.empty()) {
         out += "\nCommands (each with --help)\n";

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -32,6 +34,34 @@ def test_the_example_names_every_setting_of_the_program_with_its_default(program
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert example.read_text() == printed, f"refresh it: {program} --print-settings-example > {example}"
+
+
+@pytest.mark.parametrize("program", FOLDERS)
+def test_every_command_has_examples_that_it_takes(program: str, build: Path, tmp_path: Path) -> None:
+    executable = build / FOLDERS[program] / program
+    (tmp_path / "old.dsn").write_text("postgresql://reader@old/vehicles")
+    (tmp_path / "old.dsn").chmod(0o600)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMARK_")}
+    if program == "tidemark-api":
+        environment["TIDEMARK_API_DSN"] = "postgresql://tidemark_api@/tidemark"
+
+    def said(*words: str) -> str:
+        done = subprocess.run(
+            [executable, *words], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
+
+    commands = re.findall(r"^  (\S+)(?: \(the default\))?$", said("--help").split("\nCommands")[1].split("\n\n")[0], re.MULTILINE)
+    assert commands
+    for command in commands:
+        section = said(command, "--help").partition("\nExamples\n")[2].partition("\n\n")[0]
+        examples = re.findall(rf"^  {program} (.*)$", section, re.MULTILINE)
+        assert examples, f"{command} has no example"
+        for example in examples:
+            words = shlex.split(example.partition(" > ")[0])
+            assert words[0] == command
+            said(*words, "--check-config")
 
 
 @pytest.mark.parametrize(
