@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import requests
@@ -387,6 +388,19 @@ def test_an_idle_api_stops_at_once(own: Tidemark) -> None:
 # --- what the programs say ----------------------------------------------------------------------------------
 
 
+_columns = [
+    "STREAM", "GEN", "PARTITION", "NEXT OFFSET", "LOG END", "BEHIND", "LAG S", "RECORDS/S", "DEAD LETTERS", "OWNER"
+]  # fmt: skip
+
+
+def _read_table(lines: IO[str]) -> list[dict[str, str]]:
+    """The rows of one look at the status of two streams of four partitions."""
+    header = re.split(r"\s{2,}", lines.readline().strip())
+    rows = [lines.readline() for _ in range(8)]
+    assert "\x1b" not in "".join(rows), "no terminal, nothing to draw on"
+    return [dict(zip(header, row.split(), strict=True)) for row in rows]
+
+
 def test_the_status_command_watches(own: Tidemark) -> None:
     consumer = own.start_consumer()
     watch = own.start_command("status", "--watch", "--json", "--interval", "200ms")
@@ -414,14 +428,53 @@ def test_the_status_command_watches(own: Tidemark) -> None:
 
     table = own.start_command("status", "--watch", "--interval", "100ms")
     assert table.stdout is not None
-    lines: list[str] = []
-    while sum(line.startswith("STREAM") for line in lines) < 2:
-        lines.append(table.stdout.readline())
-    assert "RECORDS/S" not in lines[0] and "RECORDS/S" in [line for line in lines if line.startswith("STREAM")][1]
-    assert "\x1b" not in "".join(lines)
+    looked = [_read_table(table.stdout) for _ in range(2)]
+    # The owners are known by their heartbeats, a moment after they begin.
+    while any(row["OWNER"] == "(nobody)" for row in looked[-1]):
+        looked.append(_read_table(table.stdout))
+    assert list(looked[0][0]) == [*_columns[:7], *_columns[8:]], "no rate before there are two looks"
+    assert {(row["STREAM"], row["PARTITION"]) for row in looked[-1]} == {
+        (stream, str(number)) for stream in ("counters", "vehicles") for number in range(4)
+    }
+    for row in looked[-1]:
+        assert list(row) == _columns
+        assert (row["GEN"], row["BEHIND"], row["OWNER"]) == ("1", "0", f"{socket.gethostname()}-0")
+        assert 0 <= float(row["LAG S"]) < 10 and float(row["RECORDS/S"]) >= 0
+    letters = sum(int(row["DEAD LETTERS"]) for row in looked[-1] if row["STREAM"] == "counters")
+    assert letters == own.query("select count(*) from counters.dead_letters where status = 'open'")[0][0] >= 1_000
     table.terminate()
     assert table.wait(10) == 0
     assert consumer.terminate() == 0
+
+
+def test_a_watch_is_drawn_over_itself_on_a_terminal(own: Tidemark) -> None:
+    settings = {
+        "TIDEMARK_BROKERS": own.kafka.brokers,
+        "TIDEMARK_CONSUMER_DSN": own.postgres.dsn("tidemark_consumer", own.database),
+    }
+    ours, its = pty.openpty()
+    watch = subprocess.Popen(
+        [own.build / "consumers" / "tidemark-consumer", "status", "--watch", "--interval", "100ms"],
+        env={**os.environ, **settings}, stdin=subprocess.DEVNULL, stdout=its, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(its)
+    try:
+        shown = b""
+        while shown.count(b"\x1b[J") < 3:
+            shown += os.read(ours, 65_536)
+    finally:
+        watch.terminate()
+        _, errors = watch.communicate(timeout=10)
+        os.close(ours)
+    assert (watch.returncode, errors) == (0, b"")
+    # The screen is wiped once; then each look begins at its home, and leaves nothing of the one before on any line or below.
+    cleared, *looks = shown.split(b"\x1b[H")
+    assert cleared == b"\x1b[2J"
+    for look in looks[:3]:
+        *lines, below = look.split(b"\r\n")
+        assert below == b"\x1b[J"
+        assert len(lines) == 9 and all(line.endswith(b"\x1b[K") for line in lines)
+        assert lines[0].startswith(b"STREAM ") and lines[1].startswith(b"counters ")
 
 
 def test_what_a_watch_cannot_see_is_json_too(own: Tidemark) -> None:
