@@ -40,6 +40,11 @@ constexpr milliseconds kLongestLook{250};
 // After this long without a word the server gives somebody else the turn.
 constexpr std::chrono::seconds kTurnKept{30};
 
+// To be where the live one was so long ago is to have caught up. Lanes flush at different moments, and the live one all
+// the time when readers wait for it: they are never all where it was an instant ago. Longer than a slow lane takes from
+// one flush to the next.
+constexpr std::chrono::seconds kMoment{5};
+
 // Over which the rate is taken.
 constexpr std::chrono::seconds kRateSpan{5};
 
@@ -236,6 +241,7 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
     Rate rate;
     base::Backoff pause(kFirstLook, kLongestLook, 1);
     auto wanted = seen.live;
+    auto wanted_since = began;
     const auto tell = [&] {
         progress.records = sum(seen.own);
         progress.target = sum(seen.live);
@@ -260,7 +266,10 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
         }
         // Nobody stands still for this: it has caught up when it is where the live one was a moment ago.
         progress.caught_up = reaches(seen.own, wanted);
-        wanted = seen.live;
+        if (const auto now = clock.steady(); now - wanted_since >= kMoment) {
+            wanted = seen.live;
+            wanted_since = now;
+        }
         tell();
         if (progress.caught_up) break;
         FAILPOINT("r2_folding");

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -61,6 +62,38 @@ def test_a_replay_outlives_a_restart_of_the_database_server(own: Tidemark) -> No
         said, errors = replay.communicate(timeout=60)
     finally:
         replay.kill()
+    assert replay.returncode == 0, said + errors
+    _do(own, "diff", "counters")
+
+
+def test_a_replay_ends_although_readers_have_the_live_tables_flushed_all_the_time(own: Tidemark) -> None:
+    own.start_consumer()
+    apis = [own.start_api()]
+    own.settle("counters")
+    load = Load(own, apis, keys=20, prefix="ends-", rate=300, connections=4)
+    ended = threading.Event()
+
+    def read_own() -> int:
+        reads = 0
+        while not ended.is_set():
+            stored = token(apis[0].post("/increment", {"key": "own", "value": 1}))
+            reads += apis[0].get(f"/counters/own?at_least={stored}").ok
+        return reads
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        try:
+            load.wait_acked(100)
+            reader = threads.submit(read_own)
+            # One partition's flushes fall between the others'.
+            replay = own.start_command("replay", "counters", fault="c4_fenced=sleep:500")
+            try:
+                said, errors = replay.communicate(timeout=30)
+            finally:
+                replay.kill()
+        finally:
+            ended.set()
+            load.stop()
+        assert reader.result(60) > 0
     assert replay.returncode == 0, said + errors
     _do(own, "diff", "counters")
 
