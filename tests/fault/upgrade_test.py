@@ -75,11 +75,11 @@ def test_a_version_with_another_fold_takes_over_under_traffic(own: Tidemark) -> 
     assert not [what for _, _, wrong in outcomes for what in wrong[:3]]
     assert all(count > 20 for count, _, _ in outcomes)
     assert answers.acked == answers.total
+    own.settle("counters")
     for n, (count, _, _) in enumerate(outcomes):
         assert apis[0].get(f"/counters/own-{n}").json()["value"] == count
     for key, sums in answers.entities.items():
         name = key.removeprefix("counters/")
         assert apis[0].get(f"/counters/{name}").json()["value"] == sums["acked"][1], key
-    own.settle("counters")
     command(own, "verify", "counters", program="consumer-next")
     assert all(one.alive for one in new)
