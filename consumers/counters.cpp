@@ -2,6 +2,7 @@
 
 #include "consumers/numeric.h"
 #include "schemas/counters.h"
+#include "schemas/sql.h"
 
 #include <algorithm>
 #include <map>
@@ -199,6 +200,10 @@ private:
 
 const schemas::Stream& CounterProjection::stream() const noexcept {
     return *schemas::find_stream("counters");
+}
+
+std::string_view CounterProjection::sql() const {
+    return schemas::sql("counters");
 }
 
 std::unique_ptr<Fold> CounterProjection::begin() const {

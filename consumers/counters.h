@@ -10,7 +10,7 @@ class CounterProjection final : public Projection {
 public:
     [[nodiscard]] const schemas::Stream& stream() const noexcept override;
     [[nodiscard]] std::string fingerprint() const override { return "v4"; }
-    [[nodiscard]] std::string_view sql() const noexcept override { return "counters"; }
+    [[nodiscard]] std::string_view sql() const override;
     [[nodiscard]] bool needs_home_partition() const noexcept override { return false; }
     [[nodiscard]] std::unique_ptr<Fold> begin() const override;
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override;

@@ -322,7 +322,7 @@ private:
         tx.run_script("create schema " + pg::quote_identifier(kScratch));
         tx.run_script("set local search_path = " + pg::quote_identifier(kScratch));
         tx.run_script(std::string(schemas::sql("generation")));
-        tx.run_script(std::string(schemas::sql(generation.target.projection->sql())));
+        tx.run_script(std::string(generation.target.projection->sql()));
         pg::Params params;
         params.add(generation.schema).add(kScratch);
         const auto rows = tx.run(kSchemaDrift, params);

@@ -149,7 +149,7 @@ void create_generation(pg::Transaction& tx, const Projection& projection, int ge
     tx.run_script("create schema " + name);
     tx.run_script("set local search_path = " + name);
     tx.run_script(std::string(schemas::sql("generation")));
-    tx.run_script(std::string(schemas::sql(projection.sql())));
+    tx.run_script(std::string(projection.sql()));
     tx.run_script("insert into offsets (generation, partition) select " + std::to_string(generation) +
                   ", p from generate_series(0, " + std::to_string(partitions - 1) + ") p");
     tx.run_script("grant usage on schema " + name + " to tidemark_consumer, tidemark_api");

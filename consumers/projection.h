@@ -97,8 +97,8 @@ public:
     [[nodiscard]] virtual const schemas::Stream& stream() const noexcept = 0;
     /// Version and every setting that changes the fold. A consumer writes only generations of its own fingerprint.
     [[nodiscard]] virtual std::string fingerprint() const = 0;
-    /// Name of the schemas/sql file with its tables.
-    [[nodiscard]] virtual std::string_view sql() const noexcept = 0;
+    /// The script that makes its tables and views, in whatever schema comes first in the search path.
+    [[nodiscard]] virtual std::string_view sql() const = 0;
     /// Whether an event is only valid in the partition of its key, because its order matters. Deduplicated ones always
     /// are.
     [[nodiscard]] virtual bool needs_home_partition() const noexcept = 0;

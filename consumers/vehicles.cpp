@@ -1,5 +1,6 @@
 #include "consumers/vehicles.h"
 
+#include "schemas/sql.h"
 #include "schemas/vehicles.h"
 
 #include <algorithm>
@@ -270,6 +271,10 @@ private:
 
 const schemas::Stream& VehicleProjection::stream() const noexcept {
     return *schemas::find_stream("vehicles");
+}
+
+std::string_view VehicleProjection::sql() const {
+    return schemas::sql("vehicles");
 }
 
 std::unique_ptr<Fold> VehicleProjection::begin() const {

@@ -10,7 +10,7 @@ class VehicleProjection final : public Projection {
 public:
     [[nodiscard]] const schemas::Stream& stream() const noexcept override;
     [[nodiscard]] std::string fingerprint() const override { return "v4"; }
-    [[nodiscard]] std::string_view sql() const noexcept override { return "vehicles"; }
+    [[nodiscard]] std::string_view sql() const override;
     [[nodiscard]] bool needs_home_partition() const noexcept override { return true; }
     [[nodiscard]] std::unique_ptr<Fold> begin() const override;
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override;

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from stack.private import jars
 from stack.process import wait_for
 from support.answers import token
-from support.fold import INCREMENTED
+from support.fold import INCREMENTED, STATE_CHANGED
 from support.load import Load
 from support.operating import command, fill, generations, increment, roles, totals
 from support.tidemark import Running, Tidemark
@@ -217,11 +217,22 @@ def test_what_was_changed_by_hand_is_found_named_and_mended(own: Tidemark) -> No
     own.assert_equals_log("counters")
 
 
-def test_a_changed_fold_is_replayed_compared_promoted_rolled_back_and_promoted(own: Tidemark) -> None:
+def _columns(tidemark: Tidemark) -> list[str]:
+    """Those of the totals that are read."""
+    rows = tidemark.query(
+        "select column_name::text from information_schema.columns"
+        " where table_schema = 'counters' and table_name = 'totals' order by ordinal_position"
+    )
+    return [name for (name,) in rows]
+
+
+def test_other_tables_and_another_fold_are_replayed_compared_promoted_rolled_back_and_promoted(own: Tidemark) -> None:
     old = own.start_consumer(0)
     api = own.start_api()
     own.log.put_all("tidemark.counters", [increment("zero", 0), increment("zero", 0), increment("some", 5)])
     own.settle("counters")
+    columns = _columns(own)
+    assert "largest" not in columns
 
     command(own, "replay", "counters", program="consumer-next")
     refused = command(own, "promote", "counters", "--accept-diff", "--timeout", "2s", program="consumer-next", code=3)
@@ -229,18 +240,39 @@ def test_a_changed_fold_is_replayed_compared_promoted_rolled_back_and_promoted(o
     # It leaves the live tables alone, and works: it keeps the candidate up to date.
     new = own.start_consumer(1, version="next")
     assert new.events("generation_of_another_fingerprint")
-    found = json.loads(command(own, "diff", "counters", "--json", program="consumer-next", code=1).splitlines()[0])
-    assert {t["name"]: t["removed"] for t in found["tables"] if t["name"] == "totals"} == {"totals": 1}
+    for program in ("consumer", "consumer-next"):
+        found = json.loads(command(own, "diff", "counters", "--json", program=program, code=1).splitlines()[0])
+        [totals_] = [table for table in found["tables"] if table["name"] == "totals"]
+        assert (totals_["added"], totals_["removed"], totals_["changed"]) == (0, 1, 0)
+        assert (totals_["columnsOnlyInLive"], totals_["columnsOnlyInOther"]) == ([], ["largest"])
     assert "refused" in command(own, "promote", "counters", program="consumer-next", code=3)
+    # Until then the old version goes on, in its own tables.
+    stored = token(api.post("/increment", {"key": "some", "value": 2}))
+    assert api.get(f"/counters/some?at_least={stored}").json()["value"] == 7
+    assert _columns(own) == columns
 
-    for verb, expected in (("promote", 404), ("rollback", 200), ("promote", 404)):
+    value = 7
+    for verb in ("promote", "rollback", "promote"):
         arguments = [verb, "counters", *(["--accept-diff"] if verb == "promote" else [])]
         # Either version's program can swap: what folds is the consumers.
         command(own, *arguments, program="consumer" if verb == "rollback" else "consumer-next")
-        stored = token(api.post("/increment", {"key": "some", "value": 1}))
-        assert api.get(f"/counters/some?at_least={stored}").status_code == 200
-        assert api.get("/counters/zero").status_code == expected, verb
-    assert api.get("/counters/some").json()["value"] == 8
+        value += 10
+        stored = token(api.post("/increment", {"key": "some", "value": 10}))
+        answer = api.get(f"/counters/some?at_least={stored}")
+        assert (answer.status_code, answer.json()["value"]) == (200, value), verb
+        if verb == "promote":
+            assert _columns(own) == [*columns, "largest"]
+            # What was written while the other version was live is in it too.
+            assert own.query("select key, largest from counters.api_counter_extremes") == [("some", 10)]
+            assert api.get("/counters/zero").status_code == 404
+            command(own, "verify", "counters", program="consumer-next")
+        else:
+            assert _columns(own) == columns
+            assert api.get("/counters/zero").json()["value"] == 0
+            own.assert_equals_log("counters")
+        # No version takes the other's tables for its own that somebody altered.
+        for program in ("consumer", "consumer-next"):
+            assert "schema_drift" not in own.run(program, "doctor").stdout
 
     # The old version is retired: its generation goes, its consumers idle.
     command(own, "drop", "counters", "1", program="consumer-next")
@@ -248,7 +280,54 @@ def test_a_changed_fold_is_replayed_compared_promoted_rolled_back_and_promoted(o
     wait_for(lambda: bool(old.events("lane_ended")), "the old consumer to notice", 20)
     assert old.alive
     stored = token(api.post("/increment", {"key": "some", "value": 1}))
-    assert api.get(f"/counters/some?at_least={stored}").json()["value"] == 9
+    assert api.get(f"/counters/some?at_least={stored}").json()["value"] == value + 1
+    assert not _orphans(own)
+
+
+def test_an_old_version_writes_nothing_of_a_new_generation(own: Tidemark) -> None:
+    old = own.start_consumer(0)
+    own.log.put_all("tidemark.counters", [increment("zero", 0), increment("some", 5)])
+    own.settle("counters")
+    command(own, "replay", "counters", program="consumer-next")
+    new = own.start_consumer(1, version="next")
+    wait_for(lambda: generations(own)[2]["foldedBy"] != [], "the candidate to be folded", 20)
+    # The old version misses the swap: when it wakes up it takes itself for who writes what is read.
+    old.freeze()
+    command(own, "promote", "counters", "--accept-diff", program="consumer-next")
+    assert new.terminate() == 0
+    stood = own.tables("counters")
+    # In every partition what the two make different things of.
+    for partition in range(4):
+        records = [increment("zero", 0), increment("some", 0), increment("some", 2_000_000), increment("some", 7)]
+        own.log.put_all("tidemark.counters", records, partition=partition)
+    old.thaw()
+    wait_for(lambda: any(one["role"] == "retired" for one in old.events("claimed")), "the swap to be noticed", 30)
+    wait_for(lambda: bool(old.events("generation_of_another_fingerprint")), "it to say so", 20)
+    wait_for(lambda: old.metric("tidemark_buffered_records", stream="counters") == 16, "it to have read them", 30)
+    # Beside them it goes on flushing what is its own.
+    vehicle = {"specversion": "1.0", "id": "1", "source": "/test", "type": STATE_CHANGED, "data": {"id": 1, "state": "sold"}}
+    for _ in range(2):
+        own.log.put("tidemark.vehicles", b"1", json.dumps(vehicle).encode())
+        own.settle("vehicles")
+    assert own.tables("counters") == stood
+    # It keeps the retired generation up to date, which is work enough; when that is gone it has none.
+    assert old.get("/readyz").status_code == 200
+    command(own, "drop", "counters", "1", program="consumer-next")
+    wait_for(lambda: old.get("/readyz").status_code == 503, "the old version to be not ready", 20)
+    assert old.get("/readyz").json()["detail"] == "stream counters: its tables are of another fingerprint"
+    own.log.put("tidemark.vehicles", b"1", json.dumps(vehicle).encode())
+    own.settle("vehicles")
+    assert own.tables("counters") == stood
+
+    new.start()
+    own.settle("counters")
+    assert totals(own) == {"some": 5 + 4 * 7}
+    assert own.query("select count(*), min(detail), sum(attempts) from counters.dead_letters") == [
+        (4, "/data/value: is over a million", 4)
+    ]
+    assert own.query("select largest from counters.totals") == [(7,)]
+    command(own, "verify", "counters", program="consumer-next")
+    assert old.alive
 
 
 def test_guards_refuse(own: Tidemark) -> None:

@@ -16,7 +16,7 @@ class HoldingCounters final : public consumers::Projection {
 public:
     [[nodiscard]] const schemas::Stream& stream() const noexcept override { return counters_.stream(); }
     [[nodiscard]] std::string fingerprint() const override { return "holding"; }
-    [[nodiscard]] std::string_view sql() const noexcept override { return counters_.sql(); }
+    [[nodiscard]] std::string_view sql() const override { return counters_.sql(); }
     [[nodiscard]] bool needs_home_partition() const noexcept override { return counters_.needs_home_partition(); }
     [[nodiscard]] std::unique_ptr<consumers::Fold> begin() const override { return counters_.begin(); }
     [[nodiscard]] std::unique_ptr<consumers::Ledger> ledger() const override { return counters_.ledger(); }

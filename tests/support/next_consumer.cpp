@@ -1,12 +1,17 @@
-// The consumer as a later version might have it: its counters leave out increments of zero, so the tables are others
-// and the fingerprint too. Linked with the program's own main, it stands in for the registry of the library.
+// The consumer as a later version might have it. Its counters leave out increments of zero, refuse those over a
+// million and keep the largest, so its fold, its tables and its fingerprint are others. Linked with the program's own
+// main, it stands in for the registry of the library.
 
 #include "consumers/counters.h"
 #include "consumers/ledger.h"
 #include "consumers/projections.h"
 #include "consumers/vehicles.h"
+#include "schemas/counters.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,62 +23,108 @@ namespace tidemark::consumers {
 
 namespace {
 
-class WithoutZeros final : public Fold {
+constexpr std::int64_t kMost = 1'000'000;
+
+constexpr std::string_view kMore = R"(
+alter table totals add column largest bigint;
+create view api_counter_extremes as select key, largest from totals;
+)";
+
+constexpr pg::Statement kKeepLargest{"next_keep_largest", R"(
+update totals t set largest = greatest(t.largest, w.largest)
+from unnest($1::text[], $2::bigint[]) as w (key, largest)
+where t.key = w.key)"};
+
+class NextFold final : public Fold {
 public:
-    explicit WithoutZeros(std::unique_ptr<Fold> fold) : fold_(std::move(fold)) {}
+    explicit NextFold(std::unique_ptr<Fold> fold) : fold_(std::move(fold)) {}
 
     std::optional<Parked> read(const LoggedEvent& event, std::string_view& entity) override {
-        auto parked = fold_->read(event, entity);
-        if (!parked) is_zero_ = event.event.data.find("value").text() == "0";
-        return parked;
+        if (auto parked = fold_->read(event, entity)) return parked;
+        const auto decoded = schemas::counters::read(event.event.data, schemas::json::Unknown::ignore);
+        key_ = std::string(decoded->key);
+        value_ = decoded->value;
+        if (value_ > kMost) return Parked{reason::kInvalidData, "/data/value: is over a million"};
+        return std::nullopt;
     }
     void keep() override {
-        if (!is_zero_) fold_->keep();
+        if (value_ == 0) return;
+        fold_->keep();
+        const auto [largest, is_new] = largest_.try_emplace(key_, value_);
+        if (!is_new) largest->second = std::max(largest->second, value_);
     }
     Written write(pg::Transaction& tx, const WindowsFrom& windows_from) override {
-        return fold_->write(tx, windows_from);
+        const auto written = fold_->write(tx, windows_from);
+        if (largest_.empty()) return written;
+        pg::Array keys;
+        pg::Array values;
+        for (const auto& [key, value] : largest_) {
+            keys.add(std::string_view(key));
+            values.add(value);
+        }
+        pg::Params params;
+        params.add(std::move(keys)).add(std::move(values));
+        tx.run(kKeepLargest, params);
+        return written;
     }
     [[nodiscard]] Digest digest(std::int32_t partition) const override { return fold_->digest(partition); }
     [[nodiscard]] std::size_t entities() const noexcept override { return fold_->entities(); }
 
 private:
     std::unique_ptr<Fold> fold_;
-    bool is_zero_ = false;
+    std::map<std::string, std::int64_t> largest_;
+    std::string key_;
+    std::int64_t value_ = 0;
 };
 
-class LedgerWithoutZeros final : public Ledger {
+class NextLedger final : public Ledger {
 public:
-    explicit LedgerWithoutZeros(std::unique_ptr<Ledger> ledger) : ledger_(std::move(ledger)) {}
+    explicit NextLedger(std::unique_ptr<Ledger> ledger)
+        : ledger_(std::move(ledger)), largest_(ledger_->tables().front().columns.size()) {}
 
-    [[nodiscard]] std::vector<LedgerTable> tables() const override { return ledger_->tables(); }
+    [[nodiscard]] std::vector<LedgerTable> tables() const override {
+        auto all = ledger_->tables();
+        all.front().columns.push_back({"largest", LedgerTable::Kind::number});
+        return all;
+    }
     bool read(const LoggedEvent& event, std::string_view& entity) override {
-        is_zero_ = event.event.data && event.event.data.find("value") && event.event.data.find("value").text() == "0";
-        return ledger_->read(event, entity);
+        if (!ledger_->read(event, entity)) return false;
+        const auto decoded = schemas::counters::read(event.event.data, schemas::json::Unknown::ignore);
+        key_ = std::string(decoded->key);
+        value_ = decoded->value;
+        position_ = event.position;
+        return value_ <= kMost;
     }
     void enter(LedgerRows& rows) override {
-        if (!is_zero_) ledger_->enter(rows);
+        if (value_ == 0) return;
+        ledger_->enter(rows);
+        if (auto* total = rows.at(0, rows.key_of(key_), position_)) total->most(largest_, value_);
     }
-    [[nodiscard]] Digest digest() const override { return is_zero_ ? 0 : ledger_->digest(); }
+    [[nodiscard]] Digest digest() const override { return value_ == 0 ? 0 : ledger_->digest(); }
 
 private:
     std::unique_ptr<Ledger> ledger_;
-    bool is_zero_ = false;
+    std::size_t largest_;  // which column of the totals
+    std::string key_;
+    std::int64_t value_ = 0;
+    schemas::Position position_;
 };
 
 class NextCounters final : public Projection {
 public:
     [[nodiscard]] const schemas::Stream& stream() const noexcept override { return now_.stream(); }
     [[nodiscard]] std::string fingerprint() const override { return "next"; }
-    [[nodiscard]] std::string_view sql() const noexcept override { return now_.sql(); }
+    [[nodiscard]] std::string_view sql() const override { return sql_; }
     [[nodiscard]] bool needs_home_partition() const noexcept override { return now_.needs_home_partition(); }
-    [[nodiscard]] std::unique_ptr<Fold> begin() const override { return std::make_unique<WithoutZeros>(now_.begin()); }
+    [[nodiscard]] std::unique_ptr<Fold> begin() const override { return std::make_unique<NextFold>(now_.begin()); }
     [[nodiscard]] std::unique_ptr<Ledger> ledger() const override {
-        return std::make_unique<LedgerWithoutZeros>(now_.ledger());
+        return std::make_unique<NextLedger>(now_.ledger());
     }
     [[nodiscard]] const pg::Statement* drop_windows() const noexcept override { return now_.drop_windows(); }
 
 private:
     CounterProjection now_;
+    std::string sql_ = std::string(now_.sql()) + std::string(kMore);
 };
 
 }  // namespace
