@@ -162,8 +162,15 @@ std::string join(const std::vector<std::string>& parts) {
 // The log of a target, read once.
 class Reading {
 public:
-    Reading(const Auditor::Options& options, Target target, const Offsets& first)
-        : options_(options), target_(std::move(target)), recount_(target_, 0, 0, 0), first_(first), known_(first) {
+    /// `on_record` is told of every record that comes out of the log, also of one that had come before.
+    Reading(const Auditor::Options& options, Target target, const Offsets& first,
+            std::function<void(const kafka::Record&)> on_record)
+        : options_(options),
+          target_(std::move(target)),
+          on_record_(std::move(on_record)),
+          recount_(target_, 0, 0, 0),
+          first_(first),
+          known_(first) {
         held_.resize(known_.size());
         check();
     }
@@ -203,6 +210,7 @@ public:
                 auto polled = log_->poll(polls == 0 ? milliseconds(100) : milliseconds(0));
                 if (auto* record = std::get_if<kafka::Record>(&polled)) {
                     const auto n = static_cast<std::size_t>(record->partition);
+                    on_record_(*record);
                     if (record->offset < known_[n]) continue;
                     const auto next = record->offset + 1;
                     is_torn_ = true;
@@ -295,6 +303,7 @@ private:
 
     const Auditor::Options& options_;
     const Target target_;
+    std::function<void(const kafka::Record&)> on_record_;
     Recount recount_;
     Offsets first_;
     Offsets known_;  // by partition: all below was polled
@@ -362,7 +371,13 @@ private:
             return true;
         }
         try {
-            if (!reading_) reading_.emplace(options_, live->target, pending_->first);
+            if (!reading_) {
+                reading_.emplace(options_, live->target, pending_->first, [this](const kafka::Record& record) {
+                    auditor_.records_.add();
+                    auditor_.bytes_.add(static_cast<double>((record.key ? record.key->size() : 0) +
+                                                            (record.value ? record.value->size() : 0)));
+                });
+            }
             load_refused(connection, *live);
             const bool reached = reading_->advance(pending_->next, stop_);
             refusal_.clear();
@@ -613,6 +628,10 @@ Auditor::Auditor(Options options, const Projection& projection, base::Metrics& m
       behind_(metrics.gauge("tidemark_audit_behind_records", "Offsets folded and not audited yet, by who audits.",
                             {{"stream", std::string(projection.stream().name)}})),
       differs_(metrics.gauge("tidemark_audit_differs", "1 while the tables are not what the log says, by who audits.",
+                             {{"stream", std::string(projection.stream().name)}})),
+      records_(metrics.counter("tidemark_audit_records_total", "Records read from the log to audit it.",
+                               {{"stream", std::string(projection.stream().name)}})),
+      bytes_(metrics.counter("tidemark_audit_bytes_total", "Keys and values read from the log to audit it.",
                              {{"stream", std::string(projection.stream().name)}})),
       thread_([this] { run(); }) {}
 

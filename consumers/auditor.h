@@ -47,6 +47,8 @@ private:
     const Projection& projection_;
     base::Metrics::Gauge& behind_;
     base::Metrics::Gauge& differs_;
+    base::Metrics::Counter& records_;
+    base::Metrics::Counter& bytes_;
     base::Stop stop_;
     std::thread thread_;
 };

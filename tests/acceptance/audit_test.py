@@ -173,6 +173,29 @@ def test_no_audit_finds_a_difference_in_live_tables_under_load_and_swaps(own: Ti
     assert {one["outcome"] for one in outcomes} <= {"equal", "reading", "unaudited"}
     assert not consumer.events("audit_interrupted")
     assert len({str(one.get("nextOffsets")) for one in outcomes}) > 5, "it did not follow"
+    assert consumer.metric("tidemark_audit_records_total", stream="counters") == sum(_ends(own)), "it read some twice"
+
+
+def test_an_audit_reads_each_byte_of_the_log_once(own: Tidemark) -> None:
+    consumer = own.start_consumer(**_soon)
+    api = own.start_api()
+
+    def assert_read_once() -> None:
+        own.settle("counters")
+        _await(api, "equal", nextOffsets=_ends(own))
+        records = own.log.read("tidemark.counters")
+        assert consumer.metric("tidemark_audit_records_total", stream="counters") == len(records) == sum(_ends(own))
+        size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+        assert consumer.metric("tidemark_audit_bytes_total", stream="counters") == size
+
+    for count in (3_000, 500, 1):
+        fill(own, count)
+        assert_read_once()
+    command(own, "replay", "counters")
+    for swap in ("promote", "rollback", "promote"):
+        command(own, swap, "counters")
+        fill(own, 200)
+        assert_read_once()
 
 
 def test_nobody_audits_when_told_not_to(own: Tidemark) -> None:
