@@ -143,6 +143,19 @@ int next_generation(pg::Transaction& tx, const Projection& projection) {
     return static_cast<int>(rows.integer(0, 0));
 }
 
+void grant_rights(pg::Transaction& tx, std::string_view schema) {
+    const auto name = pg::quote_identifier(schema);
+    tx.run_script("set local search_path = " + name);
+    tx.run_script("grant usage on schema " + name + " to tidemark_consumer, tidemark_api");
+    tx.run_script("grant select, insert, update, delete on all tables in schema " + name + " to tidemark_consumer");
+    // The API sees the views that are made for it, never a table.
+    tx.run_script(
+        "do $$ declare v record; begin for v in select table_schema, table_name from information_schema.views "
+        "where table_schema = current_schema() and table_name like 'api\\_%' loop "
+        "execute format('grant select on %I.%I to tidemark_api', v.table_schema, v.table_name); end loop; end $$");
+    tx.run_script("reset search_path");
+}
+
 void create_generation(pg::Transaction& tx, const Projection& projection, int generation, std::string_view schema,
                        std::int32_t partitions, Role role) {
     const auto name = pg::quote_identifier(schema);
@@ -152,14 +165,7 @@ void create_generation(pg::Transaction& tx, const Projection& projection, int ge
     tx.run_script(std::string(projection.sql()));
     tx.run_script("insert into offsets (generation, partition) select " + std::to_string(generation) +
                   ", p from generate_series(0, " + std::to_string(partitions - 1) + ") p");
-    tx.run_script("grant usage on schema " + name + " to tidemark_consumer, tidemark_api");
-    tx.run_script("grant select, insert, update, delete on all tables in schema " + name + " to tidemark_consumer");
-    // The API sees the views that are made for it, never a table.
-    tx.run_script(
-        "do $$ declare v record; begin for v in select table_schema, table_name from information_schema.views "
-        "where table_schema = current_schema() and table_name like 'api\\_%' loop "
-        "execute format('grant select on %I.%I to tidemark_api', v.table_schema, v.table_name); end loop; end $$");
-    tx.run_script("reset search_path");
+    grant_rights(tx, schema);
     pg::Params params;
     params.add(projection.stream().name)
         .add(std::int64_t{generation})

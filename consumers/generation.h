@@ -91,6 +91,9 @@ std::string windows_from_of(std::string_view schema);
 /// The same as it is now. Throws pg::Error.
 std::optional<schemas::Timestamp> find_windows_from(pg::Connection& connection, std::string_view schema);
 
+/// Lets consumers write a generation's tables, and the API read the views that are made for it.
+void grant_rights(pg::Transaction& tx, std::string_view schema);
+
 /// A number that no generation of the stream has ever had; nobody else gets one before `tx` ends. Throws Refused when
 /// the stream is not registered, pg::Error.
 int next_generation(pg::Transaction& tx, const Projection& projection);

@@ -32,6 +32,13 @@ insert into tidemark.streams (name, topic, partitions, log_uuid, log_hash) value
 constexpr pg::Statement kSetPassword{"roles_set_password", R"(
 select format('alter role %I login password %L', $1::text, $2::text))"};
 
+// Those of a stream that a role cannot use, as one that was dropped and made again.
+constexpr pg::Statement kFindClosed{"generations_find_closed", R"(
+select g.schema_name from tidemark.generations g
+join pg_namespace n on n.nspname = g.schema_name
+where g.stream = $1
+  and not (has_schema_privilege('tidemark_consumer', n.oid, 'usage') and has_schema_privilege('tidemark_api', n.oid, 'usage')))"};
+
 struct Registered {
     std::string topic;
     std::int32_t partitions = 0;
@@ -141,8 +148,16 @@ Migrated migrate_stream(pg::Connection& connection, kafka::Admin& admin, const P
         registered = find_stream(connection, stream.name);
     }
     make_identity(admin, topic, *partitions, registered->uuid, registered->has_generation);
-    if (registered->has_generation) return migrated;
     auto tx = connection.begin();
+    if (registered->has_generation) {
+        pg::Params params;
+        params.add(stream.name);
+        const auto closed = tx.run(kFindClosed, params);
+        for (std::size_t row = 0; row < closed.size(); ++row)
+            grant_rights(tx, closed.text(row, 0));
+        tx.commit();
+        return migrated;
+    }
     create_generation(tx, projection, 1, stream.name, *partitions, Role::live);
     tx.commit();
     log::info("generation_created",

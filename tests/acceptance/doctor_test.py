@@ -157,6 +157,15 @@ def test_rights_that_are_too_many_or_too_few(patient: Tidemark, statement: str, 
     assert not _found(patient)
 
 
+def test_a_role_that_is_gone(patient: Tidemark) -> None:
+    patient.query("drop owned by tidemark_api")
+    patient.query("drop role tidemark_api")
+    finding = _only(patient, "role_missing")
+    assert finding["subject"] == "role tidemark_api"
+    _mend(patient, finding["mend"])
+    assert not _found(patient)
+
+
 @pytest.mark.parametrize(
     ("statement", "undo", "part"),
     [
