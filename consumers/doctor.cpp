@@ -32,7 +32,7 @@ constexpr std::chrono::milliseconds kSkew{200};
 
 constexpr pg::Statement kSettings{"doctor_settings", R"(
 select name, setting from pg_settings
-where name in ('fsync', 'full_page_writes', 'synchronous_commit', 'data_checksums', 'server_version_num')
+where name in ('fsync', 'full_page_writes', 'data_checksums', 'server_version_num')
 order by name)"};
 
 constexpr pg::Statement kNow{"doctor_now", "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"};
@@ -44,53 +44,129 @@ select w.name, r.rolname is not null, coalesce(r.rolsuper or r.rolcreaterole or 
 from unnest(array['tidemark_consumer', 'tidemark_api']) as w (name)
 left join pg_roles r on r.rolname = w.name)"};
 
-// What the API may write, and what either role does not get to although it needs it.
+// What a role that the programs log in as is, may and may not, other than `migrate` leaves it. Of one that has more by
+// being a superuser's or owner's member, only that is told: all else follows from it.
 constexpr pg::Statement kRights{"doctor_rights", R"(
-with generation_schemas as (select schema_name as name from tidemark.generations)
-select 'api_may_write', c.oid::regclass::text
-from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
-where (n.nspname = 'tidemark' or n.nspname in (select name from generation_schemas)) and c.relkind in ('r', 'v')
-  and has_table_privilege('tidemark_api', c.oid, 'insert, update, delete, truncate')
-union all
-select 'api_cannot_read', c.oid::regclass::text
-from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
-where (n.nspname = 'tidemark' or n.nspname in (select name from generation_schemas))
-  and c.relkind = 'v' and c.relname like 'api\_%'
-  and not (has_table_privilege('tidemark_api', c.oid, 'select') and has_schema_privilege('tidemark_api', n.oid, 'usage'))
-union all
-select 'consumer_cannot_write', c.oid::regclass::text
-from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
-where n.nspname in (select name from generation_schemas) and c.relkind = 'r'
-  and not (has_schema_privilege('tidemark_consumer', n.oid, 'usage')
-           and has_table_privilege('tidemark_consumer', c.oid, 'select')
-           and has_table_privilege('tidemark_consumer', c.oid, 'insert')
-           and has_table_privilege('tidemark_consumer', c.oid, 'update')
-           and has_table_privilege('tidemark_consumer', c.oid, 'delete'))
-order by 1, 2)"};
-
-// Tables, views, columns and indexes of two schemas that are not the same in both.
-constexpr pg::Statement kSchemaDrift{"doctor_schema_drift", R"(
-with parts as (
-    select c.table_schema as schema, 'column ' || c.table_name || '.' || c.column_name as part,
-           c.data_type || ' ' || coalesce(c.collation_name, '') || ' ' || c.is_nullable || ' ' || coalesce(c.column_default, '') as what
-    from information_schema.columns c
-    where c.table_schema in ($1, $2)
+with roles as (
+    select r.oid, r.rolname as name from pg_roles r
+    where r.rolname in ('tidemark_consumer', 'tidemark_api') and not r.rolsuper
+), schemas as (
+    select n.oid, n.nspname as name, n.nspowner as owner from pg_namespace n
+    where n.nspname = 'tidemark' or n.nspname in (select schema_name from tidemark.generations)
+), relations as (
+    select c.oid, c.relkind = 'v' as is_view, c.relname, c.relowner as owner, s.name as schema,
+           format('%I.%I', s.name, c.relname) as name
+    from pg_class c
+    join schemas s on s.oid = c.relnamespace
+    where c.relkind in ('r', 'v')
+), mighty as (
+    select g.oid from pg_roles g
+    where g.rolsuper or g.rolcreaterole or g.rolcreatedb or g.rolbypassrls
+       or g.rolname in ('pg_write_all_data', 'pg_write_server_files', 'pg_execute_server_program')
+       or g.oid in (select owner from schemas union select owner from relations)
+), memberships as (
+    select distinct r.oid, r.name, g.rolname as of_role
+    from roles r
+    join pg_auth_members a on a.member = r.oid
+    join pg_roles g on g.oid = a.roleid
+    where exists (select from mighty m where m.oid <> r.oid and pg_has_role(g.oid, m.oid, 'member'))
+), owned as (
+    select owner, 'schema ' || quote_ident(name) as what from schemas
     union all
-    select i.schemaname, 'index ' || i.indexname, replace(i.indexdef, quote_ident(i.schemaname) || '.', '')
-    from pg_indexes i
-    where i.schemaname in ($1, $2)
+    select owner, case when is_view then 'view ' else 'table ' end || name from relations
+), direct as (
+    select * from roles where oid not in (select oid from memberships)
+), needs as (
+    select 'tidemark_api' as role, oid, name, 'select' as rights
+    from relations
+    where is_view and relname like 'api\_%'
+    union all
+    select 'tidemark_consumer', oid, name,
+           case when is_view or relname in ('streams', 'generations') then 'select' else 'select, insert, update, delete' end
+    from relations
+    where schema <> 'tidemark' or not is_view
 )
-select coalesce(a.part, e.part), a.part is null, e.part is null
-from (select * from parts where schema = $1) a
-full join (select * from parts where schema = $2) e on e.part = a.part
-where a.what is distinct from e.what
-order by 1)"};
+select 'is_member', 'role ' || name, 'it is a member of ' || of_role, format('revoke %I from %I', of_role, name)
+from memberships
+union all
+select 'owns', o.what, 'role ' || r.name || ' owns it',
+       format('alter %s owner to %I', o.what, case when r.name = current_user then 'tidemark_owner' else current_user end)
+from owned o
+join roles r on r.oid = o.owner
+union all
+select 'may_create', 'schema ' || s.name, r.name || ' may create in it', format('revoke create on schema %I from %I, public', s.name, r.name)
+from direct r
+cross join schemas s
+where r.oid <> s.owner and has_schema_privilege(r.oid, s.oid, 'create')
+union all
+select 'may_create', 'database ' || d.datname, r.name || ' may create schemas in it',
+       format('revoke create on database %I from %I, public', d.datname, r.name)
+from direct r
+join pg_database d on d.datname = current_database()
+where r.oid <> d.datdba and has_database_privilege(r.oid, d.oid, 'create')
+union all
+select 'may_write', c.name, 'tidemark_api may write it',
+       'revoke insert, update, delete, truncate on ' || c.name || ' from tidemark_api, public'
+from direct r
+cross join relations c
+where r.name = 'tidemark_api' and r.oid <> c.owner
+  and (has_table_privilege(r.oid, c.oid, 'insert, update, delete, truncate')
+       or has_any_column_privilege(r.oid, c.oid, 'insert, update'))
+union all
+select 'may_not', 'schema ' || s.name, r.name || ' may not use it', format('grant usage on schema %I to %I', s.name, r.name)
+from roles r
+cross join schemas s
+where not has_schema_privilege(r.oid, s.oid, 'usage')
+union all
+select 'may_not', n.name, n.role || ' lacks one of: ' || n.rights, 'grant ' || n.rights || ' on ' || n.name || ' to ' || n.role
+from needs n
+join roles r on r.name = n.role
+where exists (select from unnest(string_to_array(n.rights, ', ')) as one (name) where not has_table_privilege(r.oid, n.oid, one.name))
+order by 1, 2, 3)"};
+
+// What the schema that the search path names is made of. The server writes names of that schema without it, so that
+// those of two schemas are the same texts. Keys are told by their indexes.
+constexpr pg::Statement kParts{"doctor_parts", R"(
+with relations as (
+    select c.* from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = current_schema()
+)
+select 'table ' || c.relname, concat_ws(' ', c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity)
+from relations c
+where c.relkind not in ('i', 'I', 'v', 'c')
+union all
+select 'view ' || c.relname, pg_get_viewdef(c.oid, true)
+from relations c
+where c.relkind = 'v'
+union all
+select 'column ' || c.relname || '.' || a.attname,
+       concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated, l.collname,
+                 pg_get_expr(d.adbin, d.adrelid))
+from relations c
+join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+left join pg_collation l on l.oid = a.attcollation
+where c.relkind not in ('i', 'I', 'S')
+union all
+select 'index ' || c.relname, concat_ws(' ', pg_get_indexdef(c.oid, 0, true), i.indisvalid)
+from relations c
+join pg_index i on i.indexrelid = c.oid
+union all
+select 'constraint ' || c.relname || '.' || k.conname, pg_get_constraintdef(k.oid, true)
+from relations c
+join pg_constraint k on k.conrelid = c.oid and k.contype in ('c', 'f')
+union all
+select 'trigger ' || c.relname || '.' || t.tgname, concat_ws(' ', pg_get_triggerdef(t.oid, true), t.tgenabled)
+from relations c
+join pg_trigger t on t.tgrelid = c.oid and not t.tgisinternal
+union all
+select 'rule ' || c.relname || '.' || r.rulename, concat_ws(' ', pg_get_ruledef(r.oid, true), r.ev_enabled)
+from relations c
+join pg_rewrite r on r.ev_class = c.oid and r.rulename <> '_RETURN')"};
 
 constexpr pg::Statement kAudit{"doctor_audit", R"(
-select instance, detail from tidemark.audits where stream = $1 and generation = $2 and state in ('differs', 'refused'))"};
+select instance, detail, state = 'refused' from tidemark.audits where stream = $1 and generation = $2 and state in ('differs', 'refused'))"};
 
 class Examination {
 public:
@@ -165,8 +241,6 @@ private:
         constexpr std::array kRules{
             Rule{"fsync", "on", Severity::error, "a power cut may corrupt the whole database"},
             Rule{"full_page_writes", "on", Severity::error, "a power cut may leave torn pages behind"},
-            Rule{"synchronous_commit", "on", Severity::warning,
-                 "sessions that do not set it may lose commits; consumers set it themselves"},
             Rule{"data_checksums", "on", Severity::info, "a page that the disk has changed is not noticed"},
         };
         const auto rows = connection_->run(kSettings);
@@ -223,17 +297,12 @@ private:
         const auto rights = connection_->run(kRights);
         for (std::size_t row = 0; row < rights.size(); ++row) {
             const auto kind = rights.text(row, 0);
-            const std::string table(rights.text(row, 1));
-            if (kind == "api_may_write") {
-                add(Severity::error, "rights", table, "tidemark_api may write what only consumers may",
-                    "revoke insert, update, delete, truncate on " + table + " from tidemark_api");
-            } else if (kind == "api_cannot_read") {
-                add(Severity::error, "rights", table, "tidemark_api may not read it: reads fail",
-                    "grant select on " + table + " to tidemark_api");
-            } else {
-                add(Severity::error, "rights", table, "tidemark_consumer may not write it: nothing is folded into it",
-                    "grant select, insert, update, delete on " + table + " to tidemark_consumer");
-            }
+            const bool is_mighty = kind == "is_member" || kind == "owns";
+            const auto* const consequence = kind == "may_not"
+                                                ? ": its programs fail"
+                                                : ": a mistake in a program can harm what only others may write";
+            add(Severity::error, is_mighty ? "role_too_mighty" : "rights", std::string(rights.text(row, 1)),
+                std::string(rights.text(row, 2)) + consequence, std::string(rights.text(row, 3)));
         }
     }
 
@@ -248,7 +317,9 @@ private:
             add(Severity::warning, "fingerprint", subject,
                 "it was folded by version " + generation.fingerprint + ", this program is " +
                     generation.target.projection->fingerprint(),
-                "tidemark-consumer replay " + stream + ", then promote; or use the other version");
+                "tidemark-consumer replay " + stream +
+                    "; tidemark-consumer run beside those that run; tidemark-consumer promote " + stream +
+                    "; or use the other version");
         }
         if (generation.role == Role::building) {
             if (!is_being_replayed(*connection_, projection)) {
@@ -277,7 +348,7 @@ private:
                 "nothing, if tidemark-consumer run --window-retention is meant to be what it is");
         }
         check_tables(generation, subject, stream);
-        if (ours) check_drift(generation, subject, stream);
+        if (ours) check_drift(generation, subject);
     }
 
     void check_tables(const Generation& generation, const std::string& subject, const std::string& stream) {
@@ -289,16 +360,20 @@ private:
                 "the records counted as applied, repeated, parked and missing are not those between its offsets: "
                 "somebody "
                 "wrote its offsets by hand",
-                "tidemark-consumer replay " + stream + ", then promote --accept-diff");
+                build_again(generation, " --accept-diff"));
         }
         if (generation.role != Role::live) return;
         pg::Params audited;
         audited.add(stream).add(std::int64_t{generation.target.generation});
         const auto audit = connection_->run(kAudit, audited);
-        if (!audit.empty()) {
+        if (!audit.empty() && audit.boolean(0, 2)) {
+            add(Severity::warning, "audit", subject, "it is not audited: " + std::string(audit.text(0, 1)),
+                "what mends its topic, when there is a finding about that; else tidemark-consumer run with more "
+                "--audit-memory");
+        } else if (!audit.empty()) {
             add(Severity::error, "audit", subject,
                 "its auditor " + std::string(audit.text(0, 0)) + " says: " + std::string(audit.text(0, 1)),
-                "tidemark-consumer verify " + stream + " --deep; then replay " + stream + ", and promote");
+                "tidemark-consumer verify " + stream + " --deep; " + build_again(generation, " --accept-diff"));
         }
         const auto letters_name = "doctor_letters_" + generation.schema;
         const auto letters_sql = "select reason, count(*) from " +
@@ -315,27 +390,50 @@ private:
             "look at them: tidemark-consumer dead-letters " + stream);
     }
 
+    // Without tables that are wrong: what is read is built beside them first.
+    static std::string build_again(const Generation& generation, const std::string& how = "") {
+        const std::string stream(generation.target.projection->stream().name);
+        const auto drop = "tidemark-consumer drop " + stream + " " + std::to_string(generation.target.generation);
+        if (generation.role != Role::live) return drop;
+        return "tidemark-consumer replay " + stream + "; tidemark-consumer promote " + stream + how + "; " + drop;
+    }
+
     // Compares the tables with those that this program would make. Nothing of it stays.
-    void check_drift(const Generation& generation, const std::string& subject, const std::string& stream) {
+    void check_drift(const Generation& generation, const std::string& subject) {
         constexpr std::string_view kScratch = "tidemark_doctor";
         auto tx = connection_->begin();
         tx.run_script("create schema " + pg::quote_identifier(kScratch));
         tx.run_script("set local search_path = " + pg::quote_identifier(kScratch));
         tx.run_script(std::string(schemas::sql("generation")));
         tx.run_script(std::string(generation.target.projection->sql()));
-        pg::Params params;
-        params.add(generation.schema).add(kScratch);
-        const auto rows = tx.run(kSchemaDrift, params);
-        std::string parts;
-        for (std::size_t row = 0; row < rows.size(); ++row) {
-            parts += (parts.empty() ? "" : ", ") + std::string(rows.text(row, 0)) +
-                     (rows.boolean(row, 1)   ? " (missing)"
-                      : rows.boolean(row, 2) ? " (additional)"
-                                             : " (other)");
+        const auto parts_of = [&tx](std::string_view schema) {
+            tx.run_script("set local search_path = " + pg::quote_identifier(schema));
+            const auto rows = tx.run(kParts);
+            std::map<std::string, std::string> parts;
+            for (std::size_t row = 0; row < rows.size(); ++row)
+                parts.emplace(rows.text(row, 0), rows.text(row, 1));
+            return parts;
+        };
+        const auto wanted = parts_of(kScratch);
+        auto found = parts_of(generation.schema);
+        std::string differing;
+        const auto tell = [&differing](const std::string& part, std::string_view how) {
+            differing += (differing.empty() ? "" : ", ") + part + " (" + std::string(how) + ")";
+        };
+        for (const auto& [part, definition] : wanted) {
+            const auto ours = found.extract(part);
+            if (!ours) {
+                tell(part, "missing");
+            } else if (ours.mapped() != definition) {
+                tell(part, "other");
+            }
         }
-        if (parts.empty()) return;
-        add(Severity::error, "schema_drift", subject, "its tables are not those that this program makes: " + parts,
-            "tidemark-consumer replay " + stream + ", then promote; do not alter tables by hand");
+        for (const auto& [part, definition] : found)
+            tell(part, "additional");
+        if (differing.empty()) return;
+        add(Severity::error, "schema_drift", subject,
+            "its tables are not those that this program makes, somebody has altered them: " + differing,
+            build_again(generation));
     }
 
     void check_topic(const Projection& projection, const std::vector<Generation>& generations) {
