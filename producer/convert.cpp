@@ -246,6 +246,8 @@ public:
             }
             constexpr std::size_t kWriteBytes = 256 * 1024;
             if (text_.size() >= kWriteBytes) flush();
+            constexpr std::int64_t kRowsBetween = 1'000;
+            if (report_.rows % kRowsBetween == 0) options_.on_progress(report_);
             return true;
         });
     }
@@ -276,6 +278,7 @@ public:
     ConvertReport end() {
         flush();
         report_.complete = !options_.cancelled();
+        options_.on_progress(report_);
         return report_;
     }
 

@@ -10,6 +10,13 @@
 
 namespace tidemark::producer {
 
+struct ConvertReport {
+    std::int64_t rows = 0;
+    std::int64_t events = 0;
+    std::int64_t refused = 0;  ///< rows: named on `errors`, with every violation; no event is written of them
+    bool complete = false;
+};
+
 /// Where the data of a service that is to be replaced stand: CSV files with a header line, or a PostgreSQL database.
 struct ConvertOptions {
     /// CSV: id,make,model,state and vehicleId,state,timestamp. Empty both: the tables vehicles and "stateLogs".
@@ -25,13 +32,8 @@ struct ConvertOptions {
     std::optional<schemas::Timestamp> time;
     schemas::Timestamp now{};  ///< what is far ahead of it is refused, as an import does
     std::function<bool()> cancelled = [] { return false; };
-};
-
-struct ConvertReport {
-    std::int64_t rows = 0;
-    std::int64_t events = 0;
-    std::int64_t refused = 0;  ///< rows: named on `errors`, with every violation; no event is written of them
-    bool complete = false;
+    /// Now and then, and in the end, with the report so far.
+    std::function<void(const ConvertReport&)> on_progress = [](const ConvertReport&) {};
 };
 
 /// Writes a service's data as events, one per line, as an import takes them. The same data make the same bytes: ids are

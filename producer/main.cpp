@@ -463,8 +463,25 @@ int convert(const Options& options) {
     converting.now = base::SystemClock().now();
     converting.cancelled = [&shutdown] { return shutdown.requested(); };
     auto& out = options.output == "-" ? std::cout : file;
-    const auto report = options.kind == "vehicles" ? convert_vehicles(converting, out, std::cerr)
-                                                   : convert_counters(converting, out, std::cerr);
+    const base::SystemClock clock;
+    ConvertReport report;
+    {
+        base::ProgressBar bar(std::cerr, base::ProgressBar::style_of_standard_error(options.json),
+                              "convert " + options.kind, "rows");
+        AboveBar above(bar);
+        std::ostream errors(&above);
+        const auto began = clock.steady();
+        converting.on_progress = [&](const ConvertReport& so_far) {
+            const std::chrono::duration<double> took = clock.steady() - began;
+            bar.show({.done = so_far.rows,
+                      .total = -1,
+                      .rate = static_cast<double>(so_far.rows) / std::max(took.count(), 1e-3),
+                      .counts = {{"refused", so_far.refused}}},
+                     clock.steady());
+        };
+        report = options.kind == "vehicles" ? convert_vehicles(converting, out, errors)
+                                            : convert_counters(converting, out, errors);
+    }
     if (options.json) {
         beside_data(options) << "{\"rows\":" << report.rows << ",\"events\":" << report.events
                              << ",\"refused\":" << report.refused

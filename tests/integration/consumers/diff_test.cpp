@@ -663,6 +663,21 @@ TEST_CASE("generations that change places while they are compared are refused, n
     CHECK(asked >= 2);
 }
 
+TEST_CASE("how far a comparison is is told from its first table to its last") {
+    Increments increments;
+    Beside beside(increments.log);
+    beside.fold_all();
+    std::vector<std::pair<std::int64_t, std::int64_t>> told;
+    auto options = beside.options();
+    options.on_progress = [&](std::int64_t done, std::int64_t total) { told.emplace_back(done, total); };
+    const auto diff = beside.diff(options);
+    REQUIRE(told.size() == diff.tables.size() + 1);
+    CHECK(told.front().first == 0);
+    CHECK(told.back().first == told.back().second);
+    CHECK(told.back().second > 0);
+    CHECK(std::is_sorted(told.begin(), told.end()));
+}
+
 TEST_CASE("a comparison that is cancelled ends before the next table") {
     Increments increments;
     Beside beside(increments.log);
