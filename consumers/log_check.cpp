@@ -11,45 +11,50 @@ namespace tidemark::consumers {
 
 namespace {
 
+constexpr const char* kDoctorKnows = ": `tidemark-consumer doctor` says what mends it";
+
 std::string place_of(const std::string& topic, std::int32_t partition) {
     return "topic " + topic + ", partition " + std::to_string(partition);
 }
 
 // What a partition begins with.
 struct Beginning {
+    std::int64_t low = 0;  // above 0: its first records are gone, and nobody knows what they were
     bool is_empty = false;
-    std::string uuid;  // empty: a record that is no log's identity
+    std::string uuid;  // empty: the first record is no log's identity
 };
 
 Beginning read_beginning(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
     const auto marks = admin.watermarks(topic, partition + 1).at(static_cast<std::size_t>(partition));
-    if (marks.high == 0) return {true, {}};
-    if (marks.low > 0) {
-        throw LogRefused(place_of(topic, partition) + ": its first record is gone (the log starts at " +
-                             std::to_string(marks.low) +
-                             "), and tables can only be built and verified from a log's start",
-                         "back up the database, which alone has what is gone; for a log that can be folded again, of "
-                         "what is left, " +
-                             move_to_new_log());
-    }
-    const auto record = admin.read_at(topic, partition, 0);
-    if (!record) return {true, {}};
+    if (marks.low > 0) return {marks.low, false, {}};
+    const auto record = marks.high > 0 ? admin.read_at(topic, partition, 0) : std::nullopt;
+    if (!record) return {0, true, {}};
     schemas::json::Reader reader;
     if (record->value) {
         const auto event = schemas::read_event(reader, *record->value);
         if (event && event->type == schemas::kLogCreated && event->data) {
             if (const auto uuid = event->data.find("uuid"); uuid && uuid.is(schemas::json::Kind::string))
-                return {false, std::string(uuid.text())};
+                return {0, false, std::string(uuid.text())};
         }
     }
     return {};
 }
 
-// Why the partition does not begin as the registered log does, which has its identity in each.
-std::optional<LogRefused> find_other_log(kafka::Admin& admin, const std::string& topic, std::int32_t partition,
-                                         const std::string& registered) {
-    const auto found = read_beginning(admin, topic, partition);
-    if (found.uuid == registered) return std::nullopt;
+// The same, of a log that is to be folded from its start.
+Beginning read_start(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
+    auto found = read_beginning(admin, topic, partition);
+    if (found.low == 0) return found;
+    throw LogRefused(place_of(topic, partition) + ": its first record is gone (the log starts at " +
+                         std::to_string(found.low) + "), and tables can only be built and verified from a log's start",
+                     "back up the database, which alone has what is gone; for a log that can be folded again, of "
+                     "what is left, " +
+                         move_to_new_log());
+}
+
+// What is wrong when a partition does not begin as the registered log does, which has its identity in each.
+std::optional<LogRefused> compare(const Beginning& found, const std::string& topic, std::int32_t partition,
+                                  const std::string& registered) {
+    if (found.low > 0 || found.uuid == registered) return std::nullopt;
     const bool is_foreign = !found.is_empty && found.uuid.empty();
     const auto what = found.is_empty ? "it is empty"
                       : is_foreign   ? "it begins with a record of something else"
@@ -91,7 +96,7 @@ std::string move_to_new_log() {
 }
 
 std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
-    auto found = read_beginning(admin, topic, partition);
+    auto found = read_start(admin, topic, partition);
     if (found.is_empty) return std::nullopt;
     if (!found.uuid.empty()) return std::move(found.uuid);
     throw LogRefused(place_of(topic, partition) + ": its first record is not a log's identity (" +
@@ -109,7 +114,8 @@ void check_log_is_whole(kafka::Admin& admin, const Target& target) {
                          move_to_new_log());
     }
     for (std::int32_t partition = 0; partition < target.partitions; ++partition) {
-        if (const auto wrong = find_other_log(admin, target.topic, partition, target.log_uuid)) throw *wrong;
+        const auto found = read_start(admin, target.topic, partition);
+        if (const auto wrong = compare(found, target.topic, partition, target.log_uuid)) throw *wrong;
     }
 }
 
@@ -123,6 +129,18 @@ void check_log_reaches(kafka::Admin& admin, const Target& target, const std::vec
                              ": records that were folded are gone, and no replay can come as far",
                          restore_end_of_log());
     }
+}
+
+std::optional<std::string> find_other_log(kafka::Admin& admin, const Target& target) {
+    const auto count = admin.partition_count(target.topic);
+    if (!count) return std::nullopt;  // its readers are told so by themselves
+    if (count != target.partitions) {
+        return "topic " + target.topic + " has " + std::to_string(*count) + " partitions, the tables come from " +
+               std::to_string(target.partitions) + kDoctorKnows;
+    }
+    const auto wrong = compare(read_beginning(admin, target.topic, 0), target.topic, 0, target.log_uuid);
+    if (!wrong) return std::nullopt;
+    return wrong->reason() + kDoctorKnows;
 }
 
 kafka::ConsumerOptions reader_options(const Target& target, const std::string& brokers,
@@ -146,13 +164,12 @@ CheckLog make_log_check(kafka::Admin& admin, const Target& target) {
         const auto count = admin.partition_count(topic);
         if (count != partitions) {
             throw LogMismatch(place + ": the topic has " + (count ? std::to_string(*count) : std::string("no")) +
-                              " partitions, the tables come from " + std::to_string(partitions) +
-                              ": `tidemark-consumer doctor` says what mends it");
+                              " partitions, the tables come from " + std::to_string(partitions) + kDoctorKnows);
         }
         const auto marks = admin.watermarks(topic, partitions).at(static_cast<std::size_t>(claim.partition));
         // Where the identity record is gone, what is still to be read may be there.
-        const auto wrong = marks.low > 0 ? std::nullopt : find_other_log(admin, topic, claim.partition, uuid);
-        if (wrong) throw LogMismatch(wrong->reason() + ": `tidemark-consumer doctor` says what mends it");
+        const auto wrong = compare(read_beginning(admin, topic, claim.partition), topic, claim.partition, uuid);
+        if (wrong) throw LogMismatch(wrong->reason() + kDoctorKnows);
         if (claim.next_offset < marks.low || claim.next_offset > marks.high) {
             throw LogMismatch(place + ": the tables stand at offset " + std::to_string(claim.next_offset) +
                               ", the log holds [" + std::to_string(marks.low) + ", " + std::to_string(marks.high) +

@@ -61,6 +61,10 @@ void check_log_is_whole(kafka::Admin& admin, const Target& target);
 /// copy. Ask the tables first. Throws kafka::Error.
 void check_log_reaches(kafka::Admin& admin, const Target& target, const std::vector<std::int64_t>& next);
 
+/// What is wrong when the topic is not the log that a running fold began with: it was given partitions, or recreated,
+/// for which its first partition is looked at. Throws kafka::Error.
+std::optional<std::string> find_other_log(kafka::Admin& admin, const Target& target);
+
 /// For who reads the whole log of a generation beside its consumers: all partitions, and no member of a group.
 /// `client_id` names the reader to the brokers.
 kafka::ConsumerOptions reader_options(const Target& target, const std::string& brokers,

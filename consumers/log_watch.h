@@ -12,7 +12,8 @@
 namespace tidemark::consumers {
 
 /// Asks the broker where each stream's log ends and tells the processors, on a thread of its own: what lets them say up
-/// to which instant their tables are complete. An answer that does not come is logged and simply moves nothing.
+/// to which instant their tables are complete. An answer that does not come is logged and simply moves nothing. Now and
+/// then it looks whether the topic still is that log; where it is not, a processor of it ends, and so the process.
 class LogWatch {
 public:
     struct Options {

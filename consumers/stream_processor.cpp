@@ -181,6 +181,7 @@ void StreamProcessor::take_news(StreamState::Instant now) {
     std::vector<LogEnd> news;
     {
         const std::lock_guard lock(mutex_);
+        if (!other_log_.empty()) throw LogMismatch(other_log_);
         news.swap(news_);
     }
     for (const auto& end : news)
@@ -190,6 +191,11 @@ void StreamProcessor::take_news(StreamState::Instant now) {
 void StreamProcessor::log_end(Timestamp asked, std::vector<std::int64_t> ends) {
     const std::lock_guard lock(mutex_);
     news_.push_back({asked, std::move(ends)});
+}
+
+void StreamProcessor::log_is_another(std::string what) {
+    const std::lock_guard lock(mutex_);
+    other_log_ = std::move(what);
 }
 
 void StreamProcessor::poll(milliseconds timeout) {

@@ -54,6 +54,8 @@ public:
     void wanted() noexcept { wanted_ = true; }
     /// The end of the log as a query, sent at wall-clock `asked`, found it.
     void log_end(Timestamp asked, std::vector<std::int64_t> ends);
+    /// What it reads is not the log that its tables come from: run() throws LogMismatch of that.
+    void log_is_another(std::string what);
 
     struct Status {
         std::vector<std::int32_t> partitions;
@@ -117,8 +119,9 @@ private:
         Timestamp asked{};
         std::vector<std::int64_t> ends;
     };
-    mutable std::mutex mutex_;  ///< guards news_ and status_
+    mutable std::mutex mutex_;  ///< guards news_, other_log_ and status_
     std::vector<LogEnd> news_;
+    std::string other_log_;
     Status status_;
 };
 

@@ -24,6 +24,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, Ne
 from stack.process import choose_ports, wait_for
 from stack.programs import FOLDERS
 from support.answers import exchange, token
+from support.operating import increment
 from support.tidemark import Running, Tidemark, sum_of_samples
 
 _golden = Path(__file__).resolve().parents[1] / "golden" / "metrics"
@@ -280,6 +281,56 @@ def test_added_partitions_are_refused(make_tidemark: Callable[..., Tidemark]) ->
     assert "partitions" in migrated.stderr
     consumer = tidemark.start_consumer(ready=False)
     _ends_loudly(consumer, "partitions")
+    tidemark.end()
+
+
+def _recreate(tidemark: Tidemark, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.delete_topics([topic])[topic].result(30)
+    wait_for(lambda: topic not in tidemark.log.topics(), "the topic to be gone", 30)
+    admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
+    wait_for(lambda: tidemark.log.topics().get(topic) == 4, "the topic to be back", 30)
+
+
+@pytest.mark.parametrize("behind_its_back", [False, True])
+def test_a_topic_that_is_recreated_under_a_running_consumer_ends_it(
+    make_tidemark: Callable[..., Tidemark], behind_its_back: bool
+) -> None:
+    """Also when it heard nothing of it and the new topic is soon as long as the old one was; then a flush may come first."""
+    tidemark = make_tidemark()
+    consumer = tidemark.start_consumer()
+    tidemark.log.put_all("tidemark.counters", [increment(f"before {n}", 1) for n in range(400)])
+    tidemark.settle("counters")
+    before = tidemark.tables("counters")
+    if behind_its_back:
+        consumer.freeze()
+    _recreate(tidemark, "tidemark.counters")
+    if behind_its_back:
+        tidemark.log.put_all("tidemark.counters", [increment(f"after {n}", 1) for n in range(2_000)])
+        consumer.thaw()
+        _ends_loudly(consumer, "processor_failed", "topic tidemark.counters", "recreated")
+    else:
+        _ends_loudly(consumer, "processor_failed", "topic tidemark.counters, partition")
+        assert tidemark.tables("counters") == before
+        tidemark.log.put_all("tidemark.counters", [increment(f"after {n}", 1) for n in range(2_000)])
+    # Whoever starts it again is told the same.
+    left = tidemark.tables("counters")
+    consumer.start(ready=False)
+    _ends_loudly(consumer, "topic tidemark.counters, partition", "recreated")
+    assert tidemark.tables("counters") == left
+    tidemark.end()
+
+
+def test_partitions_that_are_added_under_a_running_consumer_end_it(make_tidemark: Callable[..., Tidemark]) -> None:
+    tidemark = make_tidemark()
+    consumer = tidemark.start_consumer()
+    tidemark.log.put_all("tidemark.counters", [increment(f"k{n}", 1) for n in range(400)])
+    tidemark.settle("counters")
+    before = tidemark.tables("counters")
+    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
+    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
+    _ends_loudly(consumer, "processor_failed", "tidemark.counters", "6 partitions")
+    assert tidemark.tables("counters") == before
     tidemark.end()
 
 

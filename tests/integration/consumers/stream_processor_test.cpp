@@ -175,6 +175,7 @@ public:
         if (ended_) std::rethrow_exception(ended_);
     }
     [[nodiscard]] bool has_returned() const { return has_returned_; }
+    void log_is_another() { processor.log_is_another("another log"); }
 
     /// Its tables where they stand by now.
     [[nodiscard]] Tables tables_now() const { return {database, target}; }
@@ -506,6 +507,16 @@ TEST_CASE("another log under the same tables ends the process, with nothing read
     running.start();
     CHECK_THROWS_AS(running.join(), LogMismatch);
     CHECK(running.tables.ask("select next_offset from offsets") == "0");
+}
+
+TEST_CASE("a log that became another one while it was read ends the process, with nothing more written") {
+    Running running({1, 60s});
+    running.source.increment("k", "1");
+    running.start();
+    REQUIRE(running.buffers(2));
+    running.log_is_another();
+    CHECK_THROWS_AS(running.join(), LogMismatch);
+    CHECK(running.tables.ask("select count(*) from totals") == "0");
 }
 
 TEST_CASE("a broker's client that is beyond repair ends the process") {
