@@ -24,7 +24,7 @@ from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED, STATE_CHANGED
 from support.load import Load
-from support.operating import command, fill, generations, increment, roles, totals
+from support.operating import command, fill, generations, increment, is_stopped, orphans, roles, totals
 from support.tidemark import Running, Tidemark
 
 
@@ -86,17 +86,6 @@ def test_how_far_long_work_is_stands_in_json_beside_what_it_says(own: Tidemark, 
     assert progress and {one["progress"] for one in progress} == {f"{name} counters"}
     assert progress[-1]["done"] == progress[-1]["total"] > 0
     assert name != "replay" or progress[-1]["parked"] == json.loads(done.stdout)["parked"] == 3
-
-
-def _orphans(tidemark: Tidemark) -> list[tuple[Any, ...]]:
-    """Schemas that no generation has, and generations without one; rows of offsets that are not their generation's."""
-    return tidemark.query(
-        "select n.nspname, g.schema_name from pg_namespace n"
-        " full join tidemark.generations g on g.schema_name = n.nspname"
-        " where (n.nspname is null or g.schema_name is null) and coalesce(n.nspname, 'counters') ~ '^(counters|vehicles)'"
-        " union all select 'offsets', generation::text from counters.offsets where generation <>"
-        " (select generation from tidemark.generations where stream = 'counters' and status = 'live')"
-    )
 
 
 @pytest.mark.timeout(900)
@@ -164,7 +153,7 @@ def test_a_hundred_times_promoted_and_rolled_back_no_reader_notices(own: Tidemar
                 verb = "rollback" if number % 2 else "promote"
                 command(own, verb, "counters", *(["--accept-diff"] if verb == "promote" else []))
                 swaps += 1
-                assert not _orphans(own)
+                assert not orphans(own)
                 # The log grows all the while, so each costs more than the one before.
                 if number % 10 == 9 or pytestconfig.getoption("--long"):
                     command(own, "verify", "counters")
@@ -281,7 +270,7 @@ def test_other_tables_and_another_fold_are_replayed_compared_promoted_rolled_bac
     assert old.alive
     stored = token(api.post("/increment", {"key": "some", "value": 1}))
     assert api.get(f"/counters/some?at_least={stored}").json()["value"] == value + 1
-    assert not _orphans(own)
+    assert not orphans(own)
 
 
 def test_an_old_version_writes_nothing_of_a_new_generation(own: Tidemark) -> None:
@@ -345,7 +334,7 @@ def test_guards_refuse(own: Tidemark) -> None:
     stopped = own.start_command("replay", "counters", fault="r2_folding=stop")
     try:
         wait_for(lambda: roles(own) == {1: "live", 2: "building"}, "the generation to be there", 20)
-        wait_for(lambda: "T" in _state(stopped.pid), "the replay to be stopped", 20)
+        wait_for(lambda: is_stopped(stopped), "the replay to be stopped", 20)
         assert "another replay of counters is running" in command(own, "replay", "counters", code=3)
         assert "has not caught up yet" in command(own, "promote", "counters", code=3)
         assert "has not caught up yet" in command(own, "diff", "counters", code=3)
@@ -355,11 +344,6 @@ def test_guards_refuse(own: Tidemark) -> None:
         stopped.kill()
         stopped.communicate()
     assert "waits to be decided upon" in command(own, "replay", "counters", code=3)
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rsplit(")", 1)[1].split()[0]
 
 
 def test_a_replay_that_is_told_to_stop_goes_on_when_run_again(own: Tidemark) -> None:
@@ -383,7 +367,7 @@ def test_dropping_what_a_replay_builds_ends_the_replay_and_leaves_nothing(own: T
     own.settle("counters")
     replay = own.start_command("replay", "counters", fault="r2_folding=stop")
     try:
-        wait_for(lambda: "T" in _state(replay.pid), "the replay to be stopped", 20)
+        wait_for(lambda: is_stopped(replay), "the replay to be stopped", 20)
         command(own, "drop", "counters", "2")
         replay.send_signal(signal.SIGCONT)
         _, errors = replay.communicate(timeout=30)
@@ -505,36 +489,6 @@ def test_after_the_loss_of_the_database_server_the_log_brings_everything_back(
     assert dict(letters) == {"redriven": 1, "discarded": 4}
     own.end()
     own.postgres.kill()
-
-
-@pytest.mark.parametrize("point", ["r1_created", "r2_folding"])
-def test_a_replay_that_is_killed_is_gone_on_with(own: Tidemark, point: str) -> None:
-    own.start_consumer()
-    fill(own)
-    own.settle("counters")
-    killed = own.start_command("replay", "counters", fault=f"{point}=kill")
-    killed.communicate(timeout=30)
-    assert killed.returncode == -signal.SIGKILL
-    assert roles(own) == {1: "live", 2: "building"}
-    command(own, "replay", "counters")
-    assert roles(own) == {1: "live", 2: "candidate"}
-    assert json.loads(command(own, "diff", "counters", "--json"))["differing"] == 0
-
-
-def test_a_promotion_that_is_killed_has_not_happened(own: Tidemark) -> None:
-    own.start_consumer()
-    api = own.start_api()
-    fill(own)
-    command(own, "replay", "counters")
-    killed = own.start_command("promote", "counters", fault="r3_swap=kill")
-    killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    assert roles(own) == {1: "live", 2: "candidate"}
-    stored = token(api.post("/increment", {"key": "k1", "value": 1}))
-    assert api.get(f"/counters/k1?at_least={stored}").status_code == 200
-    command(own, "promote", "counters")
-    assert roles(own) == {1: "retired", 2: "live"}
-    own.assert_equals_log("counters")
 
 
 def test_with_two_candidates_the_number_has_to_be_given(own: Tidemark) -> None:

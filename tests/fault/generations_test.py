@@ -16,6 +16,7 @@ from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED
 from support.load import Load
+from support.operating import is_stopped
 from support.staleness import Staleness
 from support.tidemark import Running, Tidemark
 from support.trial import MakeTrial
@@ -29,11 +30,6 @@ def own(make_tidemark: Callable[..., Tidemark]) -> Iterator[Tidemark]:
     tidemark.log.put_all("tidemark.counters", [(b"k", json.dumps(event).encode())] * 1000)
     yield tidemark
     tidemark.end()
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rsplit(")", 1)[1].split()[0]
 
 
 def _roles(tidemark: Tidemark) -> dict[int, str]:
@@ -51,7 +47,7 @@ def test_a_replay_outlives_a_restart_of_the_database_server(own: Tidemark) -> No
     own.settle("counters")
     replay = own.start_command("replay", "counters", fault="r2_folding=stop")
     try:
-        wait_for(lambda: "T" in _state(replay.pid), "the replay to be stopped", 20)
+        wait_for(lambda: is_stopped(replay), "the replay to be stopped", 20)
         own.postgres.kill()
         replay.send_signal(signal.SIGCONT)
         # Several looks at a server that is not there.
@@ -105,7 +101,7 @@ def test_a_promoter_that_is_stopped_in_the_swap_holds_up_writers_for_a_moment_on
     _do(own, "replay", "counters")
     promote = own.start_command("promote", "counters", fault="r3_swap=stop")
     try:
-        wait_for(lambda: "T" in _state(promote.pid), "the promoter to be stopped", 30)
+        wait_for(lambda: is_stopped(promote), "the promoter to be stopped", 30)
         stored = token(api.post("/increment", {"key": "k", "value": 1}))
         wait_for(lambda: api.get(f"/counters/k?at_least={stored}").status_code == 200, "the write to be read", 10)
         promote.send_signal(signal.SIGCONT)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from stack.process import wait_for
+from support.operating import command, is_stopped, orphans, roles
 from support.tidemark import Running, Tidemark
 from support.trial import MakeTrial
 
@@ -18,6 +19,7 @@ _consumer_points = (
     *("c1_polled", "c2_folded", "c3_begin", "c4_fenced"),
     *("c5_aggregates", "c6_commit", "c7_committed", "c8_rebalance"),
 )
+_command_points = {"r1_created": "replay", "r2_folding": "replay", "r3_swap": "promote"}
 _actions = [
     "kill",
     pytest.param("stop", marks=pytest.mark.long),
@@ -85,3 +87,45 @@ def test_a_consumer_that_meets_its_end(
     if other is not None:
         assert other.terminate() == 0
     consumer.wait_ready()
+
+
+@pytest.mark.parametrize("action", _actions)
+@pytest.mark.parametrize("point", _command_points)
+def test_a_command_that_meets_its_end(
+    tidemark: Tidemark, apis: list[Running], consumer: Running, trial: MakeTrial, point: str, action: str, seed: int
+) -> None:
+    verb = _command_points[point]
+    with trial(tidemark, apis, f"{verb} {action} at {point}", seed=seed) as run:
+        if verb == "promote":
+            command(tidemark, "replay", "counters")
+        before = roles(tidemark)
+        started = tidemark.start_command(verb, "counters", fault=f"{point}={action}")
+        try:
+            if action == "stop":
+                wait_for(lambda: is_stopped(started), f"{verb} to be stopped", 40)
+                time.sleep(_stopped)
+                run.wait_served()
+                started.send_signal(signal.SIGCONT)
+            said, errors = started.communicate(timeout=60)
+        finally:
+            started.kill()
+        ended = time.monotonic()
+        run.saw(f"{action} at {point}")
+        assert (started.returncode == -signal.SIGKILL) == (action == "kill"), said + errors
+        # All of it or nothing, and it has said which.
+        done, after = started.returncode == 0, roles(tidemark)
+        number = max(after)
+        if verb == "promote":
+            assert after == ({**dict.fromkeys(before, "retired"), number: "live"} if done else before), said + errors
+        else:
+            assert after == before | {number: "candidate" if done else "building"}, said + errors
+        assert not orphans(tidemark)
+        if not done:
+            command(tidemark, verb, "counters")
+        run.hold(ended)
+    assert roles(tidemark)[number] == ("live" if verb == "promote" else "candidate")
+    command(tidemark, "diff", "counters")
+    for other, role in roles(tidemark).items():
+        if role != "live":
+            command(tidemark, "drop", "counters", str(other))
+    assert not orphans(tidemark)

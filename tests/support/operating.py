@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 from support.fold import INCREMENTED
@@ -43,3 +45,19 @@ def command(tidemark: Tidemark, *arguments: str, program: str = "consumer", code
     done = tidemark.run(program, *arguments)
     assert done.returncode == code, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def is_stopped(process: subprocess.Popen[str]) -> bool:
+    """Whether it got SIGSTOP, and nobody has let it go on."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def orphans(tidemark: Tidemark) -> list[tuple[Any, ...]]:
+    """Schemas that no generation has, and generations without one; rows of offsets that are not their generation's."""
+    return tidemark.query(
+        "select n.nspname, g.schema_name from pg_namespace n"
+        " full join tidemark.generations g on g.schema_name = n.nspname"
+        " where (n.nspname is null or g.schema_name is null) and coalesce(n.nspname, 'counters') ~ '^(counters|vehicles)'"
+        " union all select 'offsets', generation::text from counters.offsets where generation <>"
+        " (select generation from tidemark.generations where stream = 'counters' and status = 'live')"
+    )
