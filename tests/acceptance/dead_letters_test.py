@@ -234,6 +234,62 @@ def test_many_letters_are_redriven_when_the_fold_takes_them_at_last(fresh: Tidem
     command(fresh, "verify", "counters")
 
 
+def test_a_fold_that_was_fixed_takes_what_was_decided_about(make_tidemark: Callable[..., Tidemark], tmp_path: Path) -> None:
+    """A version that refuses what is over a million, and tables that refuse a key: decided about, then mended."""
+    faulty = "consumer-next"
+    own = make_tidemark(migrated=False)
+    command(own, "migrate", program=faulty)
+    own.start_consumer(0, version="next")
+    own.postgres.execute("alter table counters.totals add constraint strange check (key <> 'redriven')", database=own.database)
+    values = {"redriven": 5, "tried": 2_000_000, "edited": 3_000_000, "discarded": 4_000_000, "left": 6_000_000}
+    letters = {key: _letter(own, *increment(key, value)) for key, value in values.items()}
+    own.log.put_all("tidemark.counters", [increment("plain", 1)])
+    own.postgres.execute("alter table counters.totals drop constraint strange", database=own.database)
+    edit = tmp_path / "edit.json"
+    edit.write_bytes(increment("edited", 7)[1])
+    command(own, "redrive", "counters", letters["redriven"], program=faulty)
+    command(own, "redrive", "counters", letters["tried"], program=faulty, code=1)
+    command(own, "redrive", "counters", letters["edited"], "--edit", str(edit), program=faulty)
+    command(own, "discard", "counters", letters["discarded"], "--note", "too much", program=faulty)
+
+    def decided() -> dict[str, tuple[str, int]]:
+        rows = own.query("select convert_from(key, 'UTF8'), status, attempts from counters.dead_letters")
+        return {key: (status, attempts) for key, status, attempts in rows}
+
+    before = {
+        "redriven": ("redriven", 1),
+        "tried": ("open", 2),
+        "edited": ("redriven", 1),
+        "discarded": ("discarded", 1),
+        "left": ("open", 1),
+    }
+    assert decided() == before
+    assert totals(own) == {"plain": 1, "redriven": 5, "edited": 7}
+    command(own, "verify", "counters", program=faulty)
+
+    # Where the records apply there are no letters, and decisions about what is none change nothing.
+    command(own, "replay", "counters")
+    own.start_consumer(1)
+    found = json.loads(command(own, "diff", "counters", "--json", code=1).splitlines()[0])
+    differing = {one["name"]: (one["added"], one["removed"], one["changed"]) for one in found["tables"]}
+    # What live had redriven stands at its own place now, and what live had edited has its own value.
+    assert differing["dead_letters"] == (0, 5, 0)
+    assert differing["totals"] == differing["windows"] == (3, 0, 2)
+    command(own, "verify", "counters", "2")
+    command(own, "promote", "counters", "--accept-diff")
+    assert totals(own) == {"plain": 1, **values}
+    assert decided() == {}
+    # The four decisions have applied, as events do.
+    assert own.query("select sum(applied), sum(duplicates), sum(parked) from counters.offsets") == [(4 + 6 + 4, 0, 0)]
+    own.assert_equals_log("counters")
+    # Going back, everything is as it was decided.
+    command(own, "rollback", "counters")
+    assert decided() == before
+    assert totals(own) == {"plain": 1, "redriven": 5, "edited": 7}
+    command(own, "verify", "counters", program=faulty)
+    own.end()
+
+
 def test_what_would_be_no_decision_is_not_sent(fresh: Tidemark, tmp_path: Path) -> None:
     letter = _letter(fresh, b"k", b"{")
     ends = fresh.log.ends("tidemark.counters")
