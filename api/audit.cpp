@@ -13,16 +13,12 @@ namespace tidemark::api {
 namespace {
 
 using schemas::json::append_integer;
+using schemas::json::append_member;
 using schemas::json::append_string;
 
 constexpr pg::Statement kAudits{"audits", R"(
     select stream, generation, is_current, instance, state, detail, next_offsets, behind, digest, log_us, tables_us, findings
     from tidemark.api_audits order by stream collate "C")"};
-
-void append_member(std::string& out, std::string_view name, std::string_view text) {
-    out.append(",\"").append(name).append("\":");
-    append_string(out, text);
-}
 
 // What nobody has said lately is not repeated.
 void append_found(std::string& out, const pg::Rows& rows, std::size_t row) {

@@ -60,26 +60,16 @@ constexpr std::string_view kNoSuchLetter = "No dead letter has this id";
 
 constexpr std::array<std::string_view, 4> kStatuses{"open", "redriven", "discarded", "quarantined"};
 
-std::string text_of(const Position& position) {
-    return std::to_string(position.partition) + ':' + std::to_string(position.offset);
-}
-
-/// In one spelling only, so that an id names one letter and a letter has one id.
 struct LetterId {
     std::string_view stream;
     Position position;
 };
 std::optional<LetterId> parse_id(std::string_view id) {
-    const auto second = id.rfind(':');
-    const auto first = second == std::string_view::npos || second == 0 ? second : id.rfind(':', second - 1);
-    if (second == std::string_view::npos || first == std::string_view::npos || first == 0) return std::nullopt;
-    const auto partition =
-        json::to_integer(id.substr(first + 1, second - first - 1), 0, std::numeric_limits<std::int32_t>::max());
-    const auto offset = json::to_integer(id.substr(second + 1), 0, std::numeric_limits<std::int64_t>::max());
-    if (!partition || !offset) return std::nullopt;
-    const LetterId read{id.substr(0, first), {static_cast<std::int32_t>(*partition), *offset}};
-    if (text_of(read.position) != id.substr(first + 1)) return std::nullopt;
-    return read;
+    const auto last = id.rfind(':');
+    const auto colon = last == std::string_view::npos || last == 0 ? last : id.rfind(':', last - 1);
+    if (colon == std::string_view::npos || colon == 0) return std::nullopt;
+    const auto position = schemas::parse_position(id.substr(colon + 1));
+    return position ? std::optional(LetterId{id.substr(0, colon), *position}) : std::nullopt;
 }
 
 /// The letter that the path names; nullopt with a violation.
@@ -276,16 +266,6 @@ std::optional<Looked> read_looked(pg::Rows rows, Streams streams) {
 
 std::optional<std::string> bytes_at(const pg::Rows& rows, std::size_t row, std::size_t column) {
     return rows.cell(row, column) ? std::optional(rows.bytes(row, column)) : std::nullopt;
-}
-
-void append_text(std::string& out, std::string_view name, std::string_view text) {
-    out.append(",\"").append(name).append("\":");
-    json::append_string(out, text);
-}
-
-void append_number(std::string& out, std::string_view name, std::int64_t number) {
-    out.append(",\"").append(name).append("\":");
-    json::append_integer(out, number);
 }
 
 // Decisions
@@ -521,23 +501,23 @@ std::string body_of_letter(const Reads::Look& look, std::string_view id, const P
     const auto& rows = look.rows;
     std::string out = R"({"id":)";
     json::append_string(out, id);
-    append_text(out, "stream", id.substr(0, id.find(':')));
-    append_text(out, "letter", text_of(position));
-    append_text(out, "topic", rows.text(0, 6));
-    append_number(out, "partition", position.partition);
-    append_number(out, "offset", position.offset);
-    append_text(out, "appendTime", schemas::format_instant(rows.instant(0, 7)));
-    append_text(out, "reason", rows.text(0, 2));
-    append_text(out, "detail", rows.text(0, 3));
-    append_text(out, "status", rows.text(0, 4));
-    append_number(out, "attempts", rows.integer(0, 5));
+    json::append_member(out, "stream", id.substr(0, id.find(':')));
+    json::append_member(out, "letter", schemas::to_string(position));
+    json::append_member(out, "topic", rows.text(0, 6));
+    json::append_member(out, "partition", position.partition);
+    json::append_member(out, "offset", position.offset);
+    json::append_member(out, "appendTime", schemas::format_instant(rows.instant(0, 7)));
+    json::append_member(out, "reason", rows.text(0, 2));
+    json::append_member(out, "detail", rows.text(0, 3));
+    json::append_member(out, "status", rows.text(0, 4));
+    json::append_member(out, "attempts", rows.integer(0, 5));
     out.append(rows.boolean(0, 12) ? R"(,"holds":true)" : R"(,"holds":false)");
     if (rows.cell(0, 8)) {
-        append_text(out, "decision", text_of({position.partition, rows.integer(0, 8)}));
+        json::append_member(out, "decision", schemas::to_string({position.partition, rows.integer(0, 8)}));
     } else {
         out.append(R"(,"decision":null)");
     }
-    append_text(out, "note", rows.cell(0, 9).value_or(""));
+    json::append_member(out, "note", rows.cell(0, 9).value_or(""));
     out.push_back(',');
     schemas::append_bytes(out, "key", bytes_at(rows, 0, 10));
     out.append(R"(,"headers":[)");
@@ -673,7 +653,7 @@ void DeadLetters::decide_one(const http::Request& request, http::Reply reply, bo
                 send_problem(deciding->reply,
                              {.type = &problems::kBehindDeadLetter,
                               .detail = "it waits behind " + std::string(schemas::catalogue()[deciding->stream].name) +
-                                        ':' + text_of(first)},
+                                        ':' + schemas::to_string(first)},
                              deciding->trace);
             } else {
                 deciding->letters.front().seen = found.rows.integer(0, 4);
@@ -873,19 +853,19 @@ void DeadLetters::take_outcomes(const Decision& deciding, const Reads::Look& loo
 }
 
 void append_letter(std::string& out, const Deciding& deciding, const Letter& letter) {
-    const auto place = text_of(letter.position);
+    const auto place = schemas::to_string(letter.position);
     out.append(R"({"id":)");
     json::append_string(out, std::string(schemas::catalogue()[deciding.stream].name).append(1, ':').append(place));
-    append_text(out, "letter", place);
+    json::append_member(out, "letter", place);
     if (letter.decision >= 0) {
-        append_text(out, "decision", text_of({letter.position.partition, letter.decision}));
+        json::append_member(out, "decision", schemas::to_string({letter.position.partition, letter.decision}));
     } else {
         out.append(R"(,"decision":null)");
     }
     if (letter.is_known) {
-        append_text(out, "status", letter.status);
-        append_text(out, "detail", letter.detail);
-        append_number(out, "attempts", letter.attempts);
+        json::append_member(out, "status", letter.status);
+        json::append_member(out, "detail", letter.detail);
+        json::append_member(out, "attempts", letter.attempts);
         out.append(R"(,"decisionRefused":)").append(letter.was_refused ? "true" : "false");
     }
     out.push_back('}');

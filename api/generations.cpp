@@ -9,6 +9,7 @@ namespace tidemark::api {
 namespace {
 
 using schemas::json::append_integer;
+using schemas::json::append_member;
 using schemas::json::append_string;
 
 // Consumers are heard of every few seconds; one that has been silent for longer folds nothing any more.
@@ -20,11 +21,6 @@ constexpr pg::Statement kGenerations{"generations", R"(
                  and c.heartbeat_us > (extract(epoch from now() - interval '10 seconds') * 1000000)::bigint
                order by c.instance collate "C"))::text
     from tidemark.api_generations g where g.stream = $1 order by g.generation)"};
-
-void append_member(std::string& out, std::string_view name, std::string_view text) {
-    out.append(",\"").append(name).append("\":");
-    append_string(out, text);
-}
 
 std::string body_of(const schemas::Stream& stream, const pg::Rows& rows) {
     std::string out = R"({"stream":)";

@@ -26,6 +26,7 @@ namespace tidemark::consumers {
 
 using base::with_commas;
 using schemas::append_bytes;
+using schemas::json::append_member;
 
 namespace {
 
@@ -65,10 +66,6 @@ pg::Connection connect(const std::string& dsn, const Generation& live) {
     return pg::Connection(dsn, session);
 }
 
-std::string text_of(const schemas::Position& position) {
-    return std::to_string(position.partition) + ':' + std::to_string(position.offset);
-}
-
 // From the row's first two cells.
 schemas::Position position_at(const pg::Rows& rows, std::size_t row) {
     return {static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
@@ -80,11 +77,6 @@ std::string for_people(const Bytes& bytes, std::size_t most = 60) {
     return "base64 " + shown(schemas::to_base64(*bytes), most);
 }
 
-void append_text(std::string& json, std::string_view name, std::string_view text) {
-    json.append(",\"").append(name).append("\":");
-    schemas::json::append_string(json, text);
-}
-
 Bytes bytes_at(const pg::Rows& rows, std::size_t row, std::size_t is_null) {
     return rows.boolean(row, is_null) ? std::nullopt : Bytes(rows.bytes(row, is_null + 1));
 }
@@ -93,7 +85,7 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     pg::Params params;
     params.add(options.letter->partition).add(options.letter->offset);
     const auto rows = tables.run(kOne, params);
-    const auto position = text_of(*options.letter);
+    const auto position = schemas::to_string(*options.letter);
     if (rows.empty())
         throw Refused("stream " + stream + " has no dead letter " + position +
                       ": see `tidemark-consumer dead-letters " + stream + "`");
@@ -105,16 +97,16 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     const auto value = bytes_at(rows, 0, 7);
     if (options.json) {
         std::string json = "{\"letter\":\"" + position + '"';
-        append_text(json, "topic", rows.text(0, 9));
-        append_text(json, "appendTime", appended);
-        append_text(json, "reason", rows.text(0, 1));
-        append_text(json, "detail", rows.text(0, 2));
-        append_text(json, "status", rows.text(0, 3));
+        append_member(json, "topic", rows.text(0, 9));
+        append_member(json, "appendTime", appended);
+        append_member(json, "reason", rows.text(0, 1));
+        append_member(json, "detail", rows.text(0, 2));
+        append_member(json, "status", rows.text(0, 3));
         json += ",\"attempts\":" + std::to_string(rows.integer(0, 4));
         json += rows.boolean(0, 12) ? ",\"holds\":true" : ",\"holds\":false";
         json += ",\"decision\":";
-        json += decided < 0 ? "null" : '"' + text_of({options.letter->partition, decided}) + '"';
-        append_text(json, "note", note);
+        json += decided < 0 ? "null" : '"' + schemas::to_string({options.letter->partition, decided}) + '"';
+        append_member(json, "note", note);
         json += ',';
         append_bytes(json, "key", key);
         json += ",\"headers\":[";
@@ -134,7 +126,7 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
         << rows.text(0, 1) << ": " << shown(std::string(rows.text(0, 2)), kMostOfValue) << "\nstatus    "
         << rows.text(0, 3) << ", attempts " << rows.integer(0, 4);
     if (rows.boolean(0, 12)) out << ", holds what comes later under its key";
-    if (decided >= 0) out << ", decided about at " << text_of({options.letter->partition, decided});
+    if (decided >= 0) out << ", decided about at " << schemas::to_string({options.letter->partition, decided});
     if (!note.empty()) out << ": " << shown(note, kMostOfValue);
     out << "\nkey       " << for_people(key, kMostOfValue) << '\n';
     for (std::size_t row = 0; row < headers.size(); ++row) {
@@ -172,20 +164,20 @@ void write_list_as_json(const pg::Rows& letters, const std::vector<Reason>& reas
     for (const auto& one : reasons) {
         json += &one == &reasons.front() ? "{\"count\":" : ",{\"count\":";
         json += std::to_string(one.count);
-        append_text(json, "reason", one.reason);
-        append_text(json, "status", one.status);
-        append_text(json, "oldest", one.oldest);
-        append_text(json, "newest", one.newest);
+        append_member(json, "reason", one.reason);
+        append_member(json, "status", one.status);
+        append_member(json, "oldest", one.oldest);
+        append_member(json, "newest", one.newest);
         json += '}';
     }
     json += "],\"letters\":[";
     for (std::size_t row = 0; row < letters.size(); ++row) {
         json += row > 0 ? ",{" : "{";
-        json += "\"letter\":\"" + text_of(position_at(letters, row)) + '"';
-        append_text(json, "appendTime", schemas::format_instant(letters.instant(row, 2)));
-        append_text(json, "reason", letters.text(row, 3));
-        append_text(json, "detail", letters.text(row, 4));
-        append_text(json, "status", letters.text(row, 5));
+        json += "\"letter\":\"" + schemas::to_string(position_at(letters, row)) + '"';
+        append_member(json, "appendTime", schemas::format_instant(letters.instant(row, 2)));
+        append_member(json, "reason", letters.text(row, 3));
+        append_member(json, "detail", letters.text(row, 4));
+        append_member(json, "status", letters.text(row, 5));
         json += ",\"attempts\":" + std::to_string(letters.integer(row, 6));
         json += letters.boolean(row, 10) ? ",\"holds\":true," : ",\"holds\":false,";
         append_bytes(json, "key", bytes_at(letters, row, 7));
@@ -211,7 +203,7 @@ void write_list(const pg::Rows& letters, const std::vector<Reason>& reasons, con
     out << "\nThe newest:\n"
         << padded("LETTER", 16) << padded("APPENDED", 28) << padded("REASON", 22) << "KEY, DETAIL\n";
     for (std::size_t row = 0; row < letters.size(); ++row) {
-        out << padded(text_of(position_at(letters, row)), 16)
+        out << padded(schemas::to_string(position_at(letters, row)), 16)
             << padded(schemas::format_instant(letters.instant(row, 2)), 28)
             << padded(std::string(letters.text(row, 3)), 22) << for_people(bytes_at(letters, row, 7), 40) << ", "
             << shown(std::string(letters.text(row, 4))) << '\n';
@@ -265,14 +257,14 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
         decision.attempts = rows.integer(row, 3);
         // Quarantined ones that hold their entity can be let go only so.
         if (rows.text(row, 2) != "open" && (options.redrive || !rows.boolean(row, 4))) {
-            throw Refused("dead letter " + text_of(decision.letter) + " of " + stream + " is " +
+            throw Refused("dead letter " + schemas::to_string(decision.letter) + " of " + stream + " is " +
                           std::string(rows.text(row, 2)) +
                           (rows.boolean(row, 4) ? ", and can only be discarded" : ", and no decision changes that"));
         }
         decisions.push_back(std::move(decision));
     }
     if (decisions.empty() && options.letter)
-        throw Refused("stream " + stream + " has no dead letter " + text_of(*options.letter) +
+        throw Refused("stream " + stream + " has no dead letter " + schemas::to_string(*options.letter) +
                       ": see `tidemark-consumer dead-letters " + stream + "`");
     return decisions;
 }
@@ -352,7 +344,7 @@ void read_outcomes(pg::Connection& tables, std::span<Decision> decisions) {
         one.detail = rows.text(row, 1);
         one.was_refused = rows.boolean(row, 2);
         one.behind = rows.cell(row, 3) ? std::optional(rows.integer(row, 3)) : std::nullopt;
-        if (one.behind) one.detail = "waits behind " + text_of({one.letter.partition, *one.behind});
+        if (one.behind) one.detail = "waits behind " + schemas::to_string({one.letter.partition, *one.behind});
     }
 }
 
@@ -392,10 +384,10 @@ void write_decisions(const DecideOptions& options, const std::string& stream, co
         std::string json = "{\"stream\":\"" + stream + "\",\"letters\":[";
         for (const auto& one : decisions) {
             json += &one == &decisions.front() ? "{\"letter\":\"" : ",{\"letter\":\"";
-            json += text_of(one.letter) + "\",\"decision\":";
-            json += one.offset ? '"' + text_of({one.letter.partition, *one.offset}) + '"' : "null";
-            append_text(json, "status", one.status);
-            append_text(json, "detail", one.detail);
+            json += schemas::to_string(one.letter) + "\",\"decision\":";
+            json += one.offset ? '"' + schemas::to_string({one.letter.partition, *one.offset}) + '"' : "null";
+            append_member(json, "status", one.status);
+            append_member(json, "detail", one.detail);
             json += '}';
         }
         out << json << "]}\n";
@@ -405,14 +397,14 @@ void write_decisions(const DecideOptions& options, const std::string& stream, co
     if (options.dry_run) {
         out << with_commas(static_cast<std::int64_t>(decisions.size())) << " would be " << what << ":\n";
         for (const auto& one : decisions)
-            out << text_of(one.letter) << '\n';
+            out << schemas::to_string(one.letter) << '\n';
         return;
     }
     std::map<std::string, std::int64_t> counts;
     for (const auto& one : decisions) {
         ++counts[one.status];
         if (one.status == what) continue;
-        out << text_of(one.letter) << " is " << one.status << ": ";
+        out << schemas::to_string(one.letter) << " is " << one.status << ": ";
         if (!one.is_known) {
             out << "nothing was sent, for a decision before it was refused";
         } else {
@@ -439,7 +431,7 @@ bool decide_dead_letters(const DecideOptions& options, const Generation& live, s
         read_outcomes(tables, decisions);
         const auto& one = decisions.front();
         if (one.behind) {
-            throw Refused("dead letter " + text_of(one.letter) + " of " + stream + ' ' + one.detail +
+            throw Refused("dead letter " + schemas::to_string(one.letter) + " of " + stream + ' ' + one.detail +
                           ": redrive or discard that one first");
         }
     }
@@ -457,17 +449,6 @@ bool decide_dead_letters(const DecideOptions& options, const Generation& live, s
     return options.dry_run || std::none_of(decisions.begin(), decisions.end(), [&](const Decision& one) {
                return one.status != (options.redrive ? "redriven" : "discarded");
            });
-}
-
-std::optional<schemas::Position> parse_letter(const std::string& text) {
-    schemas::Position position;
-    const auto* end = text.data() + text.size();
-    const auto partition = std::from_chars(text.data(), end, position.partition);
-    if (partition.ec != std::errc{} || partition.ptr == end || *partition.ptr != ':') return std::nullopt;
-    const auto offset = std::from_chars(partition.ptr + 1, end, position.offset);
-    if (offset.ec != std::errc{} || offset.ptr != end) return std::nullopt;
-    if (position.partition < 0 || position.offset < 0) return std::nullopt;
-    return position;
 }
 
 void write_dead_letters(const DeadLetterOptions& options, const Generation& live, std::ostream& out) {

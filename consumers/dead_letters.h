@@ -17,7 +17,7 @@ struct DeadLetterOptions {
     std::string dsn;                            ///< of the consumer role
     std::optional<schemas::Position> letter{};  ///< only this one, whole
     std::string reason{};                       ///< empty: any
-    std::int64_t limit = 20;                    ///< of the newest
+    std::int64_t limit = 0;                     ///< of the newest
     bool json = false;
 };
 
@@ -56,8 +56,5 @@ struct DecideOptions {
 /// "decision" is null where none was sent. Throws Refused when nothing is meant or the letter is not open or waits,
 /// kafka::Error, pg::Error, std::runtime_error when the decisions are on the log and were not folded in time.
 bool decide_dead_letters(const DecideOptions& options, const Generation& live, std::ostream& out);
-
-/// "2:1834": partition 2, offset 1834. Nullopt: no such thing.
-std::optional<schemas::Position> parse_letter(const std::string& text);
 
 }  // namespace tidemark::consumers

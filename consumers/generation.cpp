@@ -77,6 +77,11 @@ std::vector<Generation> find_generations(pg::Connection& connection, const Proje
     return found;
 }
 
+Refused no_tables(const Projection& projection) {
+    return Refused("stream " + std::string(projection.stream().name) +
+                   " has no tables: run `tidemark-consumer migrate` first");
+}
+
 std::optional<Generation> find_live(pg::Connection& connection, const Projection& projection) {
     for (auto& one : find_generations(connection, projection)) {
         if (one.role == Role::live) return std::move(one);
@@ -136,10 +141,7 @@ int next_generation(pg::Transaction& tx, const Projection& projection) {
     pg::Params params;
     params.add(projection.stream().name);
     const auto rows = tx.run(kNextNumber, params);
-    if (rows.empty()) {
-        throw Refused("stream " + std::string(projection.stream().name) +
-                      " has no tables: run `tidemark-consumer migrate` first");
-    }
+    if (rows.empty()) throw no_tables(projection);
     return static_cast<int>(rows.integer(0, 0));
 }
 

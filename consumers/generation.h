@@ -19,6 +19,9 @@ public:
     using std::runtime_error::runtime_error;
 };
 
+/// For a stream that has not been migrated.
+Refused no_tables(const Projection& projection);
+
 /// Which set of tables is written, and what log it is folded from.
 struct Target {
     const Projection* projection = nullptr;

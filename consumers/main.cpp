@@ -144,8 +144,7 @@ std::vector<Generation> read_registry(pg::Connection& connection) {
     for (const auto* projection : projections()) {
         auto found = find_generations(connection, *projection);
         if (std::none_of(found.begin(), found.end(), [](const auto& one) { return one.role == Role::live; })) {
-            throw Refused("stream " + std::string(projection->stream().name) +
-                          " has no tables: run `tidemark-consumer migrate` first, or start with --migrate");
+            throw Refused(std::string(no_tables(*projection).what()) + ", or start with --migrate");
         }
         std::move(found.begin(), found.end(), std::back_inserter(all));
     }
@@ -654,7 +653,7 @@ int main(int argc, char** argv) {
         command.argument("letter", options.letter, false, "PARTITION:OFFSET of one, e.g. 2:1834.");
         command.text("reason", options.reason, "Only those, e.g. malformed.");
         command.check([&] {
-            if (options.letter.empty() || parse_letter(options.letter)) return std::vector<std::string>{};
+            if (options.letter.empty() || schemas::parse_position(options.letter)) return std::vector<std::string>{};
             return std::vector<std::string>{"letter: not PARTITION:OFFSET: " + options.letter + ", e.g. 2:1834"};
         });
     };

@@ -50,14 +50,10 @@ pg::Connection connect(const std::string& dsn) {
     return pg::Connection(dsn, session);
 }
 
-Refused no_tables(const std::string& stream) {
-    return Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
-}
-
 Generation live_of(const OperateOptions& options, const Projection& projection) {
     auto connection = connect(options.consumer_dsn);
     auto live = find_live(connection, projection);
-    if (!live) throw no_tables(options.stream);
+    if (!live) throw no_tables(projection);
     return *std::move(live);
 }
 
@@ -419,7 +415,7 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
             if (is_it) generation = std::move(one);
         }
     }
-    if (!generation && options.generation == 0) throw no_tables(options.stream);
+    if (!generation && options.generation == 0) throw no_tables(projection);
     if (!generation) {
         throw Refused("stream " + options.stream + " has no generation " + std::to_string(options.generation) +
                       ": see `tidemark-consumer generations " + options.stream + "`");
@@ -467,7 +463,7 @@ int show_dead_letters(const OperateOptions& options, std::ostream& out) {
     const auto live = live_of(options, projection);
     DeadLetterOptions letters;
     letters.dsn = options.consumer_dsn;
-    letters.letter = parse_letter(options.letter);
+    letters.letter = schemas::parse_position(options.letter);
     letters.reason = options.reason;
     letters.limit = options.top;
     letters.json = options.json();
@@ -479,7 +475,7 @@ namespace {
 
 int decide(const OperateOptions& options, DecideOptions deciding, std::ostream& out) {
     const auto& projection = projection_of(options.stream);
-    deciding.letter = parse_letter(options.letter);
+    deciding.letter = schemas::parse_position(options.letter);
     if (!deciding.letter && options.reason.empty() && !options.all)
         throw Refused("which ones? Say PARTITION:OFFSET, --reason REASON or --all");
     const auto live = live_of(options, projection);

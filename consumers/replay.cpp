@@ -209,7 +209,7 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
     const std::string stream(projection.stream().name);
     Turn turn(options.owner_dsn, stream);
     const auto live = find_live(turn.connection(), projection);
-    if (!live) throw Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
+    if (!live) throw no_tables(projection);
     {
         kafka::Admin admin(options.lane.brokers, options.lane.kafka_properties);
         check_log_is_whole(admin, live->target);

@@ -52,9 +52,7 @@ std::vector<Line> gather(const StatusOptions& options) {
     std::vector<Line> lines;
     for (const auto* projection : projections()) {
         const auto live = find_live(registry, *projection);
-        if (!live)
-            throw Refused("stream " + std::string(projection->stream().name) +
-                          " has no tables: run `tidemark-consumer migrate`");
+        if (!live) throw no_tables(*projection);
         session.search_path = pg::quote_identifier(live->schema);
         pg::Connection tables(options.dsn, session);
         pg::Params params;

@@ -108,7 +108,7 @@ Pair choose_pair(pg::Connection& connection, const Projection& projection, Choic
             if (chosen == nullptr || chosen->role == Role::building) chosen = &one;
         }
     }
-    if (live == nullptr) throw Refused("stream " + stream + " has no tables: run `tidemark-consumer migrate` first");
+    if (live == nullptr) throw no_tables(projection);
     if (candidates.find(',') != std::string::npos) {
         throw Refused("stream " + stream + " has generations " + candidates +
                       " that may be meant: give the number, or drop what is not wanted");

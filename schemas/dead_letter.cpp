@@ -16,10 +16,7 @@ void append_offset(std::string& out, std::int64_t offset) {
 }
 
 void append_text(std::string& out, std::string_view name, std::optional<std::string_view> text) {
-    if (text) {
-        out.append(",\"").append(name).append("\":");
-        json::append_string(out, *text);
-    }
+    if (text) json::append_member(out, name, *text);
     out.append(1, '}');
 }
 
@@ -42,10 +39,7 @@ Result<Discarded> read_discarded(json::Value data, json::Unknown unknown, std::s
 
 void append(std::string& out, const Redriven& event) {
     append_offset(out, event.offset);
-    if (event.attempts) {
-        out.append(R"(,"attempts":)");
-        json::append_integer(out, *event.attempts);
-    }
+    if (event.attempts) json::append_member(out, "attempts", *event.attempts);
     append_text(out, "edit", event.edit);
 }
 

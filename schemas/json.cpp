@@ -430,6 +430,16 @@ void append_integer(std::string& out, std::int64_t value) {
     out.append(digits.data(), static_cast<std::size_t>(written.ptr - digits.data()));
 }
 
+void append_member(std::string& out, std::string_view name, std::string_view text) {
+    out.append(",\"").append(name).append("\":");
+    append_string(out, text);
+}
+
+void append_member(std::string& out, std::string_view name, std::int64_t number) {
+    out.append(",\"").append(name).append("\":");
+    append_integer(out, number);
+}
+
 std::string child_pointer(std::string_view parent, std::string_view name) {
     std::string pointer(parent);
     append_child(pointer, name);

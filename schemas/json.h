@@ -122,6 +122,10 @@ void append_value(std::string& out, Value value);
 /// Appends the decimal digits of `value`.
 void append_integer(std::string& out, std::int64_t value);
 
+/// Appends `,"name":value`: a member of an object that has one already. `name` needs no escaping.
+void append_member(std::string& out, std::string_view name, std::string_view text);
+void append_member(std::string& out, std::string_view name, std::int64_t number);
+
 /// `parent` extended by a member's name, `~` and `/` escaped as RFC 6901 says; `parent` itself when the two together
 /// are longer than 512 bytes or the name is not UTF-8, so that neither is sent back.
 std::string child_pointer(std::string_view parent, std::string_view name);

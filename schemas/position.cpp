@@ -57,6 +57,17 @@ std::optional<TokenPart> parse_part(std::string_view text) {
 
 }  // namespace
 
+std::string to_string(const Position& position) {
+    return std::to_string(position.partition) + ':' + std::to_string(position.offset);
+}
+
+std::optional<Position> parse_position(std::string_view text) {
+    const auto partition = cut(text, ':');
+    Position position;
+    if (!read_decimal(partition, position.partition) || !read_decimal(text, position.offset)) return std::nullopt;
+    return position;
+}
+
 std::string log_hash(std::string_view uuid) {
     std::array<unsigned char, crypto_hash_sha256_BYTES> digest;
     crypto_hash_sha256(digest.data(), reinterpret_cast<const unsigned char*>(uuid.data()), uuid.size());

@@ -17,6 +17,11 @@ struct Position {
     friend auto operator<=>(const Position&, const Position&) = default;
 };
 
+/// "2:1834": partition 2, offset 1834. One spelling only, so that a position has one text.
+std::string to_string(const Position& position);
+/// Nullopt: not such a text.
+std::optional<Position> parse_position(std::string_view text);
+
 /// The short form of a log's identity that tokens carry: the first 8 hex digits of the uuid's SHA-256.
 std::string log_hash(std::string_view uuid);
 

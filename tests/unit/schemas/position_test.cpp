@@ -103,6 +103,17 @@ TEST_CASE("what is read is what was written, or nothing") {
     CHECK(reread(std::string(64, 's') + "-0a1b2c3d-3-1") == "none");
 }
 
+TEST_CASE("a position has one text") {
+    CHECK(to_string(Position{2, 1834}) == "2:1834");
+    CHECK(parse_position("2:1834") == Position{2, 1834});
+    CHECK(parse_position("2147483647:9223372036854775807") == Position{2147483647, 9223372036854775807});
+    for (const std::string_view text : {"", ":", "2", "2:", ":1", "02:1", "2:01", "+2:1", "-2:1", "-0:1", "2:-1",
+                                        "2: 1", "2:1:1", "2:1x", "x:1", "2147483648:1", "2:9223372036854775808"}) {
+        CAPTURE(text);
+        CHECK_FALSE(parse_position(text).has_value());
+    }
+}
+
 TEST_CASE("a token has at most 1,024 parts") {
     CHECK(parse_token(joined(1'024))->size() == 1'024);
     CHECK_FALSE(parse_token(joined(1'025)).has_value());
