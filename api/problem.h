@@ -60,6 +60,7 @@ using TraceId = std::array<std::uint8_t, 16>;
 std::optional<std::string_view> traceparent_of(const http::Request& request) noexcept;
 /// The trace id that a valid traceparent carries, or a new random one.
 TraceId trace_of(const http::Request& request) noexcept;
+/// The one that `traceparent` carries, which has to be valid: see traceparent_of.
 TraceId trace_of_traceparent(std::string_view traceparent) noexcept;
 
 /// Appends bytes as lower-case hexadecimal digits.

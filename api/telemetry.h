@@ -51,7 +51,8 @@ private:
 
     base::Metrics::Histogram* find(const http::Exchange& exchange) noexcept;
 
-    /// Some 25 routes with two methods and about six statuses each; a power of two, so that probing wraps by a mask.
+    /// Some 30 routes, most with one method, and about six statuses each; a power of two, so that probing wraps by a
+    /// mask.
     static constexpr std::size_t kSlots = 1'024;
 
     base::Metrics& metrics_;

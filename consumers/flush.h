@@ -31,14 +31,12 @@ struct FlushReport {
 };
 
 /// Writes one batch as one transaction. In this order, and this holds if the next step fails:
-///   1. fence: the offset rows move on iff they are still ours       -> nothing is visible; 0 rows: somebody else owns
-///   them
-///   2. load the first sights of the batch's identities, which imported lines have come, and which entities dead
-///   letters hold, of a stream that asks for it
-///   3. decide every record in offset order, folding in memory       -> pure: done again from the same records it says
-///   the same
-///   4. write the fold, dead letters, first sights, imported lines, tallies        -> still invisible
-///   5. notify readers, commit                                       -> all of it or none; broken under way: in doubt
+///   1. fence: the offset rows move on iff they are still ours    -> nothing is visible; 0 rows: another owns them
+///   2. load the first sights of the batch's identities, which imported lines have come, the letters that decisions are
+///      about, and which entities dead letters hold, of a stream that asks for it
+///   3. decide every record in offset order, folding in memory    -> pure: the same records again say the same
+///   4. write the fold, dead letters, first sights, imported lines, tallies                  -> still invisible
+///   5. notify readers, commit                                    -> all of it or none; broken under way: in doubt
 /// A value that the database refuses is located by bisection, and then the whole batch is done again with that record
 /// parked, so that its neighbours are judged as if it had never been there.
 /// Throws pg::Error of Failure::bug (statement, rights or schema are wrong): the consumer must stop, not park

@@ -21,7 +21,8 @@
 
 namespace tidemark::consumers {
 
-/// One generation being folded: its reader of the log, its processor, and the thread that this runs on.
+/// One generation, or some of its partitions, being folded: its reader of the log, its processor, and the thread that
+/// this runs on.
 class Lane {
 public:
     struct Options {

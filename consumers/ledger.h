@@ -43,6 +43,7 @@ struct LedgerRow {
     std::vector<Value> columns;  ///< in the table's order
     std::vector<Range> from;
 
+    /// Each takes a column that nobody wrote to yet, too: the number is its first.
     void add(std::size_t column, Int128 number) {
         auto& value = columns[column];
         value = (std::holds_alternative<Int128>(value) ? std::get<Int128>(value) : 0) + number;

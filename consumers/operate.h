@@ -54,11 +54,13 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
 int promote(const OperateOptions& options, std::ostream& out, std::ostream& progress);
 /// Makes the generation live that was live before.
 int roll_back(const OperateOptions& options, std::ostream& out);
+/// Removes a generation that is not live, with its tables.
 int drop(const OperateOptions& options, std::ostream& out);
 /// What the live generation could not take: by reason, and the newest; or one letter whole.
 int show_dead_letters(const OperateOptions& options, std::ostream& out);
-/// Has open letters judged again, or leaves them be for good: one, those of a reason, or all. kFailed: some are not.
+/// Has open letters judged again: one, those of a reason, or all. kFailed: some stay letters.
 int redrive(const OperateOptions& options, std::ostream& out);
+/// Leaves open letters be for good, likewise. kFailed: some are not discarded.
 int discard(const OperateOptions& options, std::ostream& out);
 
 }  // namespace tidemark::consumers

@@ -18,6 +18,7 @@ struct ImportedLine {
 
 /// Nullopt when it is anything else, also a number written in another way: that is some header of a foreign producer.
 std::optional<ImportedLine> read_imported_line(std::string_view header);
+/// As read_imported_line takes it.
 void append_imported_line(std::string& out, const ImportedLine& line);
 
 }  // namespace tidemark::schemas

@@ -33,6 +33,7 @@ struct TokenPart {
     Position position;
 };
 
+/// One part; the caller writes the ',' between several.
 void append_token(std::string& out, std::string_view stream, std::string_view log_hash, Position position);
 
 /// All parts, in order. Nullopt when a part is malformed, or there are none or more than 1,024 of them.

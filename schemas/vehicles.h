@@ -30,12 +30,14 @@ struct StateChanged {
     State state = State::quoted;
 };
 
+/// Of an event's `data`; violations name members below `at`, a JSON pointer. Views point into the reader.
 Result<Registered> read_registered(json::Value data, json::Unknown unknown, std::string_view at = "");
 Result<StateChanged> read_state_changed(json::Value data, json::Unknown unknown, std::string_view at = "");
 
 /// A vehicle id as it stands in a path: digits without sign or leading zero, 1..kMaxId.
 std::optional<std::int64_t> parse_id(std::string_view text) noexcept;
 
+/// As `data` of an event, compact, members in the order above.
 void append(std::string& out, const Registered& event);
 void append(std::string& out, const StateChanged& event);
 

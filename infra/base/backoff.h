@@ -9,7 +9,9 @@ namespace tidemark::base {
 class Backoff {
 public:
     Backoff(std::chrono::milliseconds first, std::chrono::milliseconds cap, std::uint64_t seed) noexcept;
+    /// How long to wait before the next attempt.
     std::chrono::milliseconds next() noexcept;
+    /// After a success: begins with `first` again.
     void reset() noexcept { attempt_ = 0; }
 
 private:

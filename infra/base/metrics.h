@@ -16,6 +16,7 @@ class Metrics {
 public:
     class Counter {
     public:
+        /// What is not above 0 changes nothing.
         virtual void add(double amount = 1) noexcept = 0;
 
     protected:
@@ -30,6 +31,7 @@ public:
     };
     class Histogram {
     public:
+        /// In the metric's unit, e.g. seconds.
         virtual void observe(double value) noexcept = 0;
 
     protected:
