@@ -28,13 +28,22 @@ def deep(make_tidemark: Callable[..., Tidemark]) -> Iterator[Tidemark]:
     tidemark.end()
 
 
+@pytest.fixture(autouse=True)
+def _drop(deep: Tidemark) -> Iterator[None]:
+    """What a test has made, whatever became of it."""
+    yield
+    for number, role in roles(deep).items():
+        if role != "live":
+            command(deep, "drop", "counters", str(number))
+    assert not orphans(deep)
+
+
 def _agree(tidemark: Tidemark, number: int) -> None:
-    """The candidate with the live one, and with the independent fold of the log; then it goes."""
+    """The candidate with the live one, and with the independent fold of the log."""
     assert roles(tidemark)[number] == "candidate"
     assert json.loads(command(tidemark, "diff", "counters", "--json"))["differing"] == 0
     found = differences("counters", tidemark.log, tidemark.dsn, f"counters_{number}")
     assert not found, "\n".join(found)
-    command(tidemark, "drop", "counters", str(number))
     assert not orphans(tidemark)
 
 
