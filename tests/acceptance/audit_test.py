@@ -291,3 +291,6 @@ def test_what_an_audit_may_remember_is_bounded(own: Tidemark) -> None:
     found = _await(api, "refused")
     assert "--audit-memory" in found["detail"]
     _await(api, "equal", "vehicles")
+    findings = json.loads(own.run("consumer", "doctor", "--json").stdout)["findings"]
+    [finding] = [one for one in findings if one["check"] == "audit"]
+    assert finding["severity"] == "warning" and "--audit-memory" in finding["mend"]
