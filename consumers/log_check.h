@@ -57,8 +57,8 @@ std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string&
 /// gone or another log's, or partitions were added. Throws kafka::Error.
 void check_log_is_whole(kafka::Admin& admin, const Target& target);
 
-/// Throws LogRefused when the log ends before the tables do, which stand at `next`: it was cut, or restored from an older
-/// copy. Ask the tables first. Throws kafka::Error.
+/// Throws LogRefused when the log ends before the tables do, which stand at `next`: it was cut, or restored from an
+/// older copy. Ask the tables first. Throws kafka::Error.
 void check_log_reaches(kafka::Admin& admin, const Target& target, const std::vector<std::int64_t>& next);
 
 /// What is wrong when the topic is not the log that a running fold began with: it was given partitions, or recreated,
