@@ -72,6 +72,15 @@ std::string connection_string(const std::string& dsn, const SessionOptions& opti
     for (const auto* option = parsed.get(); option->keyword != nullptr; ++option) {
         if (option->val != nullptr) keywords[option->keyword] = option->val;
     }
+    // Else the connection's error would show as host or port what is a part of the password.
+    const auto& host = keywords["host"];
+    const auto at = host.find('@', 1);
+    if ((at != std::string::npos && host[at - 1] != ',') ||  // one that begins with it is an abstract socket
+        keywords["port"].find_first_not_of("0123456789,") != std::string::npos) {
+        throw Error(
+            "the connection string's host or port is none: write @ : / and % of a password as %40 %3A %2F and %25", {},
+            Failure::bug);
+    }
     keywords["application_name"] = options.application_name;
     keywords["client_encoding"] = "UTF8";
     keywords["connect_timeout"] = std::to_string(options.connect_timeout.count());

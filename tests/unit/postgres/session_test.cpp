@@ -94,6 +94,21 @@ TEST_CASE("a DSN that cannot be parsed is not repeated: it holds a password") {
     }
 }
 
+TEST_CASE("a password that was not encoded is not shown as a host or a port") {
+    for (const char* dsn :
+         {"postgresql://u:p@hunter2@h/d", "postgresql://u:hunter2/x@h/d", "postgresql://u:p@h:hunter2@h:1/d"}) {
+        CAPTURE(dsn);
+        try {
+            session::connection_string(dsn, {}, session::Access::read_write);
+            FAIL("taken");
+        } catch (const pg::Error& error) {
+            CHECK(error.failure() == pg::Failure::bug);
+            CHECK_FALSE(has(error.what(), "hunter2"));
+        }
+    }
+    CHECK(has(session::connection_string("host=a,@b port=1,2", {}, session::Access::read_write), "host='a,@b'"));
+}
+
 TEST_CASE("a session that was not given what was asked for is told by name") {
     CHECK(session::unlike(as_asked(), {}, session::Access::read_write).empty());
     for (std::size_t i = 0; i < as_asked().size(); ++i) {
