@@ -32,47 +32,63 @@ LogWatch::~LogWatch() {
 void LogWatch::run() {
     std::optional<kafka::Admin> admin;
     bool failing = false;
-    std::map<std::string, std::chrono::steady_clock::time_point> looked_at;  // by topic, whether it is the same log
-    std::set<std::string> suspected;                                         // topics
-    auto last_round = clock_.steady();
+    auto look_from = clock_.steady();  // whether the topics still are these logs
+    auto paused = look_from;
     while (!stop_.requested()) {
         const auto round = clock_.steady();
-        // The process stood still, and its readers have heard nothing.
-        if (round - last_round > 2 * options_.interval) looked_at.clear();
-        last_round = round;
+        bool told = false;
         try {
             if (!admin) admin.emplace(options_.brokers, options_.kafka_properties, std::chrono::seconds(2));
-            struct Answer {
-                Timestamp asked{};
-                std::vector<std::int64_t> ends;
-            };
-            std::map<std::string, Answer> answers;  // one for all generations of a topic
-            for (const auto& processor : processors_()) {
-                const auto& target = processor->target();
-                auto [answer, is_new] = answers.try_emplace(target.topic);
-                if (is_new) {
-                    if (auto& at = looked_at[target.topic]; round - at >= kSameLog) {
-                        // Seen twice: a broker that has just become the leader may not know its log yet.
-                        if (auto other = find_other_log(*admin, target); !other) {
-                            suspected.erase(target.topic);
-                            at = round;
-                        } else if (!suspected.insert(target.topic).second) {
-                            processor->log_is_another(std::move(*other));  // with one the process ends
-                        }
-                    }
-                    answer->second.asked = clock_.now() - options_.clock_skew;
-                    answer->second.ends = admin->end_offsets(target.topic, target.partitions);
-                }
-                processor->log_end(answer->second.asked, answer->second.ends);
-            }
+            tell_ends(*admin);
+            told = true;
             failing = false;
+            // The process stood still, and its readers have heard nothing.
+            if (clock_.steady() - paused > 2 * options_.interval) look_from = round;
+            if (round >= look_from) {
+                look_from = round + kSameLog;
+                if (find_other_logs(*admin)) look_from = round;
+            }
         } catch (const kafka::Error& error) {
             if (!failing) base::log::warn("log_end_unknown", {{"error", error.what()}});
             failing = true;
-            looked_at.clear();  // the readers may have been cut off likewise
+            if (!told) look_from = round;  // the readers may have been cut off likewise
         }
-        stop_.wait_for(options_.interval - (clock_.steady() - round));
+        paused = clock_.steady();
+        stop_.wait_for(options_.interval - (paused - round));
     }
+}
+
+void LogWatch::tell_ends(kafka::Admin& admin) {
+    struct Answer {
+        Timestamp asked{};
+        std::vector<std::int64_t> ends;
+    };
+    std::map<std::string, Answer> answers;  // one for all generations of a topic
+    for (const auto& processor : processors_()) {
+        const auto& target = processor->target();
+        auto [answer, is_new] = answers.try_emplace(target.topic);
+        if (is_new) {
+            answer->second.asked = clock_.now() - options_.clock_skew;
+            answer->second.ends = admin.end_offsets(target.topic, target.partitions);
+        }
+        processor->log_end(answer->second.asked, answer->second.ends);
+    }
+}
+
+// Whether one has to be looked at again.
+bool LogWatch::find_other_logs(kafka::Admin& admin) {
+    std::set<std::string> seen;
+    for (const auto& processor : processors_()) {
+        const auto& target = processor->target();
+        if (!seen.insert(target.topic).second) continue;
+        auto other = find_other_log(admin, target);
+        if (!other) {
+            suspected_.erase(target.topic);
+        } else if (!suspected_.insert(target.topic).second) {
+            processor->log_is_another(std::move(*other));  // with one the process ends
+        }
+    }
+    return !suspected_.empty();
 }
 
 }  // namespace tidemark::consumers

@@ -3,9 +3,11 @@
 #include "consumers/lanes.h"
 #include "infra/base/clock.h"
 #include "infra/base/stop.h"
+#include "infra/kafka/admin.h"
 
 #include <chrono>
 #include <map>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -32,11 +34,16 @@ public:
 
 private:
     void run();
+    void tell_ends(kafka::Admin& admin);
+    bool find_other_logs(kafka::Admin& admin);
 
     Options options_;
     Processors processors_;
     const base::Clock& clock_;
     base::Stop stop_;
+    // Topics that were another log when last looked at: a broker that has just become the leader may not know its log
+    // yet, so it has to be so twice.
+    std::set<std::string> suspected_;
     std::thread thread_;
 };
 

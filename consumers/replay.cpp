@@ -281,6 +281,9 @@ ReplayProgress replay(const ReplayOptions& options, const Projection& projection
         lane->join();
     failures.rethrow();
     if (progress.caught_up) {
+        // What was folded may be another log's: lanes that stood still while the topic was recreated have not noticed.
+        kafka::Admin admin(options.lane.brokers, options.lane.kafka_properties);
+        check_log_is_whole(admin, live->target);
         pg::Params params;
         params.add(stream).add(std::int64_t{progress.generation});
         if (turn.connection().run(kCaughtUp, params).affected() == 0)

@@ -35,6 +35,9 @@ constexpr std::int64_t kBytesOfRow = 600;
 // is no more than this, and only for so long: mostly it has been fetched within milliseconds.
 constexpr std::int64_t kFewRecords = 10'000;
 constexpr milliseconds kTailLimit{500};
+// At most, when the tables take in more than that all the time.
+constexpr std::int64_t kManyRecords = 200'000;
+constexpr milliseconds kLongestTail{20'000};
 
 // Between two looks at whether to go on.
 constexpr milliseconds kLook{200};
@@ -91,14 +94,18 @@ public:
         first_ = at_ = standing.first;
         // Windows that are gone by now stay so, and need no memory.
         recount_.emplace(generation_.target, pass_, passes_, standing.windows_from);
-        while (true) {
+        auto few = kFewRecords;
+        auto limit = kTailLimit;
+        // Each lap that has not done it lets the next one hold its snapshot for longer: the tables may grow faster than
+        // a lap takes.
+        for (;; few = std::min(2 * few, kManyRecords), limit = std::min(2 * limit, kLongestTail)) {
             read_to(connection_, standing.next);
             standing = look(connection_);
-            if (records_between(at_, standing.next) > kFewRecords) continue;
+            if (records_between(at_, standing.next) > few) continue;
             auto snapshot = connection_.begin_snapshot();
             standing = look(snapshot);
-            if (records_between(at_, standing.next) > kFewRecords) continue;
-            if (!read_to(snapshot, standing.next, kTailLimit)) continue;
+            if (records_between(at_, standing.next) > few) continue;
+            if (!read_to(snapshot, standing.next, limit)) continue;
             windows_from_ = standing.windows_from;
             auto& rows = recount_->finish(first_, standing.next);
             const auto& tables = recount_->tables();

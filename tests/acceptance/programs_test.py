@@ -24,7 +24,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, Ne
 from stack.process import choose_ports, wait_for
 from stack.programs import FOLDERS
 from support.answers import exchange, token
-from support.operating import increment
+from support.operating import increment, is_stopped, roles
 from support.tidemark import Running, Tidemark, sum_of_samples
 
 _golden = Path(__file__).resolve().parents[1] / "golden" / "metrics"
@@ -318,6 +318,30 @@ def test_a_topic_that_is_recreated_under_a_running_consumer_ends_it(
     consumer.start(ready=False)
     _ends_loudly(consumer, "topic tidemark.counters, partition", "recreated")
     assert tidemark.tables("counters") == left
+    tidemark.end()
+
+
+def test_a_replay_under_which_the_topic_is_recreated_makes_no_candidate(
+    make_tidemark: Callable[..., Tidemark]
+) -> None:
+    """Its readers stood still meanwhile, and the new topic is longer than the old one was."""
+    tidemark = make_tidemark()
+    consumer = tidemark.start_consumer()
+    tidemark.log.put_all("tidemark.counters", [increment(f"before {n}", 1) for n in range(400)])
+    tidemark.settle("counters")
+    replay = tidemark.start_command("replay", "counters", fault="r2_folding=stop")
+    try:
+        wait_for(lambda: is_stopped(replay), "the replay to be stopped", 20)
+        consumer.kill()
+        _recreate(tidemark, "tidemark.counters")
+        tidemark.log.put_all("tidemark.counters", [increment(f"after {n}", 1) for n in range(2_000)])
+        replay.send_signal(signal.SIGCONT)
+        _, errors = replay.communicate(timeout=60)
+    finally:
+        replay.kill()
+    assert replay.returncode in (1, 3), errors
+    assert "the topic was recreated" in errors
+    assert roles(tidemark) == {1: "live", 2: "building"}
     tidemark.end()
 
 
