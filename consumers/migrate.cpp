@@ -32,6 +32,10 @@ insert into tidemark.streams (name, topic, partitions, log_uuid, log_hash) value
 constexpr pg::Statement kSetPassword{"roles_set_password", R"(
 select format('alter role %I login password %L', $1::text, $2::text))"};
 
+// Who swaps or drops generations takes it likewise.
+constexpr pg::Statement kHoldStream{"generations_hold_stream",
+                                    "select from tidemark.streams where name = $1 for update"};
+
 // Those of a stream that a role cannot use, as one that was dropped and made again.
 constexpr pg::Statement kFindClosed{"generations_find_closed", R"(
 select g.schema_name from tidemark.generations g
@@ -95,6 +99,9 @@ void make_identity(kafka::Admin& admin, const std::string& topic, std::int32_t p
                    bool has_generation) {
     for (std::int32_t partition = 0; partition < partitions; ++partition) {
         const auto place = "topic " + topic + ", partition " + std::to_string(partition);
+        // Where the log's start is gone nobody can say whose it was, and what is still to be read may be there.
+        if (has_generation && admin.watermarks(topic, partitions).at(static_cast<std::size_t>(partition)).low > 0)
+            continue;
         auto found = read_log_uuid(admin, topic, partition);
         if (!found) {
             if (has_generation) {
@@ -115,6 +122,19 @@ void make_identity(kafka::Admin& admin, const std::string& topic, std::int32_t p
     }
 }
 
+// Gives the roles their rights on what they cannot use.
+void open_generations(pg::Connection& connection, std::string_view stream) {
+    pg::Params params;
+    params.add(stream);
+    if (connection.run(kFindClosed, params).empty()) return;  // and nobody has to wait
+    auto tx = connection.begin();
+    tx.run(kHoldStream, params);
+    const auto closed = tx.run(kFindClosed, params);
+    for (std::size_t row = 0; row < closed.size(); ++row)
+        grant_rights(tx, closed.text(row, 0));
+    tx.commit();
+}
+
 Migrated migrate_stream(pg::Connection& connection, kafka::Admin& admin, const Projection& projection,
                         const MigrateOptions& options) {
     const auto& stream = projection.stream();
@@ -124,6 +144,7 @@ Migrated migrate_stream(pg::Connection& connection, kafka::Admin& admin, const P
         throw Refused("stream " + std::string(stream.name) + " is folded from topic " + registered->topic + ", not " +
                       topic + ": use the version of the program that made the tables");
     }
+    open_generations(connection, stream.name);  // whatever the broker says
     Migrated migrated{.stream = std::string(stream.name), .topic = topic};
     if (!registered || !registered->has_generation) migrated.made_topic = make_topic(admin, topic, options);
     const auto partitions = admin.partition_count(topic);
@@ -148,16 +169,8 @@ Migrated migrate_stream(pg::Connection& connection, kafka::Admin& admin, const P
         registered = find_stream(connection, stream.name);
     }
     make_identity(admin, topic, *partitions, registered->uuid, registered->has_generation);
+    if (registered->has_generation) return migrated;
     auto tx = connection.begin();
-    if (registered->has_generation) {
-        pg::Params params;
-        params.add(stream.name);
-        const auto closed = tx.run(kFindClosed, params);
-        for (std::size_t row = 0; row < closed.size(); ++row)
-            grant_rights(tx, closed.text(row, 0));
-        tx.commit();
-        return migrated;
-    }
     create_generation(tx, projection, 1, stream.name, *partitions, Role::live);
     tx.commit();
     log::info("generation_created",

@@ -30,10 +30,11 @@ struct Migrated {
     bool made_tables = false;  ///< likewise
 };
 
-/// Makes what is missing, and changes nothing that is there: the roles, the registry, and for every stream its topic,
-/// its log's identity and its first generation. Safe to run again, after a crash at any point, and by two at once. A
-/// database that was lost gets its registry back from the identities in the log. Returns every stream. Throws Refused
-/// when a topic is another log than the tables come from, pg::Error and kafka::Error.
+/// Makes what is missing, and changes nothing that is there but the roles' rights and passwords: the roles, the
+/// registry, and for every stream its topic, its log's identity and its first generation. Safe to run again, after a
+/// crash at any point, and by two at once. A database that was lost gets its registry back from the identities in the
+/// log. Returns every stream. Throws Refused when a topic is another log than the tables come from, pg::Error and
+/// kafka::Error.
 std::vector<Migrated> migrate(const MigrateOptions& options);
 
 }  // namespace tidemark::consumers

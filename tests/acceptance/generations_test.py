@@ -391,6 +391,10 @@ def test_a_log_whose_start_is_gone_is_not_replayed(own: Tidemark, tmp_path: Path
     said = command(own, "replay", "counters", code=3)
     assert "partition 0" in said and "starts at 5" in said
     assert roles(own) == {1: "live"}
+    # What has been folded so far is folded on, by an upgrade that migrates too.
+    own.migrate()
+    own.log.put_all("tidemark.counters", [increment(f"later {n}", 1) for n in range(100)])
+    own.settle("counters")
 
 
 def test_a_topic_that_was_given_partitions_is_not_replayed(own: Tidemark) -> None:
