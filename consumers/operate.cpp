@@ -254,6 +254,8 @@ int open_file(const std::string& path) {
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (file < 0)
         throw Refused(path + " cannot be read: " + std::strerror(errno) + "; check the path and its permissions");
+    struct stat status {};
+    if (::fstat(file, &status) == 0 && S_ISDIR(status.st_mode)) throw Refused(path + " is a directory; name a file");
     return file;
 }
 

@@ -29,6 +29,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <initializer_list>
@@ -100,7 +101,7 @@ std::unique_ptr<http::Server> start_admin_listener(const Options& options, const
     return server;
 }
 
-/// Standard error, above a bar that is drawn there.
+/// Standard error, above a bar that is drawn there: line by line.
 class AboveBar final : public std::streambuf {
 public:
     explicit AboveBar(base::ProgressBar& bar) : bar_(bar) {}
@@ -108,14 +109,19 @@ public:
 protected:
     int_type overflow(int_type c) override {
         if (traits_type::eq_int_type(c, traits_type::eof())) return traits_type::not_eof(c);
-        if (std::exchange(at_start_, c == '\n')) bar_.clear();
-        std::cerr.put(traits_type::to_char_type(c));
+        line_ += traits_type::to_char_type(c);
+        if (c == '\n') {
+            bar_.clear();
+            // In one piece, for the log's lines come from another thread.
+            std::cerr.write(line_.data(), static_cast<std::streamsize>(line_.size()));
+            line_.clear();
+        }
         return c;
     }
 
 private:
     base::ProgressBar& bar_;
-    bool at_start_ = true;
+    std::string line_;
 };
 
 /// What an import is of.
@@ -272,6 +278,10 @@ int import_file(const Options& options) {
         return base::kWrongUse;
     }
     const auto before = status_of(file);
+    if (S_ISDIR(before.st_mode)) {
+        std::cerr << "error: cannot read " << options.file << ": it is a directory; name a file\n";
+        return base::kWrongUse;
+    }
     const bool has_size = S_ISREG(before.st_mode);
     // What comes through a pipe cannot be read twice, and is not known to be the same the next time.
     const bool is_hashed = has_size && options.file != "-" && options.id.empty();
@@ -359,15 +369,54 @@ std::vector<std::string> check_export(const Options& options) {
     return wrong;
 }
 
-// Opens --output unless it is standard output; false, having said why: it cannot be written.
-bool open_output(const Options& options, std::ofstream& file) {
-    if (options.output == "-") return true;
-    file.open(options.output, std::ios::binary | std::ios::trunc);
-    if (file) return true;
-    std::cerr << "error: cannot write " << options.output << ": " << std::strerror(errno)
-              << "; check that its folder is there and may be written to\n";
-    return false;
-}
+/// Where --output goes. A file of that name stays as it was until the whole of the new one stands beside it.
+class Output {
+public:
+    explicit Output(const Options& options) : path_(options.output), is_standard_(options.output == "-") {}
+    Output(const Output&) = delete;
+    Output& operator=(const Output&) = delete;
+    ~Output() {
+        if (is_replaced_ && file_.is_open() && file_.tellp() == std::streampos(0)) ::unlink(part_.c_str());
+    }
+
+    /// False, having said why: it cannot be written.
+    bool open() {
+        if (is_standard_) return true;
+        std::error_code missing;
+        const auto there = std::filesystem::symlink_status(path_, missing).type();
+        is_replaced_ = there == std::filesystem::file_type::regular || there == std::filesystem::file_type::not_found;
+        part_ = is_replaced_ ? path_ + ".part" : path_;
+        file_.open(part_, std::ios::binary | std::ios::trunc);
+        return static_cast<bool>(file_) || failed("cannot write ", part_);
+    }
+    std::ostream& stream() { return is_standard_ ? std::cout : file_; }
+    /// Gives what was written its name, if it is all; false, having said why: it has not got it.
+    bool end(bool is_whole) {
+        if (!is_whole) {
+            std::cerr << "stopped before the end: what was written" << (is_replaced_ ? ", to " + part_ + "," : "")
+                      << " is whole lines, but not all; run it again\n";
+            return false;
+        }
+        if (is_standard_) return true;
+        file_.close();
+        if (!file_) return failed("cannot write ", part_);
+        if (is_replaced_ && ::rename(part_.c_str(), path_.c_str()) != 0) return failed("cannot replace ", path_);
+        return true;
+    }
+
+private:
+    static bool failed(const char* what, const std::string& path) {
+        std::cerr << "error: " << what << path << ": " << std::strerror(errno)
+                  << "; check that its folder is there and may be written to\n";
+        return false;
+    }
+
+    std::string path_;
+    std::string part_;
+    std::ofstream file_;
+    bool is_standard_;
+    bool is_replaced_ = false;
+};
 
 // Where a JSON report goes: standard output, as everywhere, unless that carries the data.
 std::ostream& beside_data(const Options& options) {
@@ -375,10 +424,10 @@ std::ostream& beside_data(const Options& options) {
 }
 
 int export_file(const Options& options) {
-    log::start("tidemark-producer", log::Level::warn);
+    log::start("tidemark-producer", log::level_of(options.log_level));
     const base::Shutdown shutdown;
-    std::ofstream file;
-    if (!open_output(options, file)) return base::kWrongUse;
+    Output output(options);
+    if (!output.open()) return base::kWrongUse;
     ExportOptions exporting;
     exporting.brokers = options.brokers;
     exporting.properties = kafka::read_properties(options.kafka_config);
@@ -399,7 +448,7 @@ int export_file(const Options& options) {
             bar.show({.done = done, .total = total, .rate = static_cast<double>(done) / std::max(took.count(), 1e-3)},
                      clock.steady());
         };
-        report = export_events(exporting, options.output == "-" ? std::cout : file);
+        report = export_events(exporting, output.stream());
     }
     if (options.json) {
         std::string json = "{\"stream\":";
@@ -416,9 +465,7 @@ int export_file(const Options& options) {
         if (report.left_out > 0) std::cerr << "; " << report.left_out << " of the log's own left out";
         std::cerr << '\n';
     }
-    if (!report.complete)
-        std::cerr << "stopped before the end: what was written is whole lines, but not all; run it again\n";
-    return report.complete ? base::kDone : base::kFailed;
+    return output.end(report.complete) ? base::kDone : base::kFailed;
 }
 
 std::vector<std::string> check_convert(const Options& options) {
@@ -454,15 +501,14 @@ std::vector<std::string> check_convert(const Options& options) {
 }
 
 int convert(const Options& options) {
-    log::start("tidemark-producer", log::Level::warn);
+    log::start("tidemark-producer", log::level_of(options.log_level));
     const base::Shutdown shutdown;
-    std::ofstream file;
-    if (!open_output(options, file)) return base::kWrongUse;
+    Output output(options);
+    if (!output.open()) return base::kWrongUse;
     auto converting = options.converting;
     if (!options.time.empty()) converting.time = schemas::parse_instant(options.time);
     converting.now = base::SystemClock().now();
     converting.cancelled = [&shutdown] { return shutdown.requested(); };
-    auto& out = options.output == "-" ? std::cout : file;
     const base::SystemClock clock;
     ConvertReport report;
     {
@@ -479,8 +525,8 @@ int convert(const Options& options) {
                       .counts = {{"refused", so_far.refused}}},
                      clock.steady());
         };
-        report = options.kind == "vehicles" ? convert_vehicles(converting, out, errors)
-                                            : convert_counters(converting, out, errors);
+        report = options.kind == "vehicles" ? convert_vehicles(converting, output.stream(), errors)
+                                            : convert_counters(converting, output.stream(), errors);
     }
     if (options.json) {
         beside_data(options) << "{\"rows\":" << report.rows << ",\"events\":" << report.events
@@ -491,11 +537,10 @@ int convert(const Options& options) {
         if (report.refused > 0) std::cerr << ", " << report.refused << " rows refused";
         std::cerr << '\n';
     }
-    if (!report.complete)
-        std::cerr << "stopped before the end: what was written is whole lines, but not all; run it again\n";
+    const bool is_whole = output.end(report.complete);
     if (report.refused > 0)
         std::cerr << "try: mend the rows named above and convert all of it again, before anything is imported\n";
-    return report.complete && report.refused == 0 ? base::kDone : base::kFailed;
+    return is_whole && report.refused == 0 ? base::kDone : base::kFailed;
 }
 
 int guarded(const std::function<int()>& command) {

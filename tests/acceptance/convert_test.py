@@ -141,5 +141,16 @@ def test_what_is_no_such_data_is_refused(own: Tidemark, tmp_path: Path) -> None:
         assert done.returncode == code and words in done.stderr, (arguments, done.stderr)
     done = _convert(own, "counters", "--table", "no_such", *_time, source_dsn=own.dsn, code=1)
     assert done.stderr.startswith("error: there is no table no_such; give --table as SQL would")
+    (tmp_path / "c.csv").write_text("key,value\na,1\n")
+    words = ["counters", "--counters", str(tmp_path / "c.csv"), *_time, "--output", str(tmp_path / "out"), "--json"]
+    with open("/dev/full", "w") as full:
+        unsaid = subprocess.run(
+            [own.build / "producer" / "tidemark-producer", "convert", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert unsaid.returncode == 1 and "standard output cannot be written to" in unsaid.stderr
     done = _convert(own, "vehicles", source_dsn=own.dsn, code=1)
     assert 'relation "stateLogs" does not exist' in done.stderr and done.stdout == ""

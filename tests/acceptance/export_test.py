@@ -165,3 +165,12 @@ def test_an_export_whose_reader_is_gone_says_so(source: Tidemark, tmp_path: Path
     done = source.run("producer", "export", "counters", "--output", "/dev/full")
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
+
+
+def test_an_export_that_fails_leaves_the_file_of_the_last_one(source: Tidemark, tmp_path: Path) -> None:
+    file = tmp_path / "nightly.ndjson"
+    before = _export(source, file)
+    done = source.run("producer", "export", "counters", "--output", file, "--log-level", "error", brokers="127.0.0.1:1")
+    assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
+    assert file.read_bytes().splitlines() == before
+    assert [one.name for one in tmp_path.iterdir()] == [file.name]

@@ -281,6 +281,8 @@ def test_what_cannot_be_folded_is_refused_and_named(own: Tidemark, case: Path, t
         (tmp_path / "wrong.ndjson").write_text("\n".join(text))
         assert what in command(own, "replay", "counters", "--from-file", str(tmp_path / "wrong.ndjson"), code=REFUSED)
     assert "cannot be read" in command(own, "replay", "counters", "--from-file", str(tmp_path / "none"), code=REFUSED)
+    assert "is a directory" in command(own, "replay", "counters", "--from-file", str(tmp_path), code=REFUSED)
+    assert "is a directory" in command(own, "import", str(tmp_path), program="producer", code=2)
     assert roles(own) == {1: "live"}
     assert "to its end" in command(own, "replay", "counters", "--from-file", str(tmp_path), code=1)
     assert roles(own) == {1: "live"}
