@@ -205,7 +205,7 @@ int main(int argc, char** argv) {
                           "Memory of the cache of vehicle states.");
             command.duration("clock-skew", options.clock_skew, milliseconds(0), milliseconds(5'000),
                              "How far this machine's clock may be ahead of the brokers'.");
-            command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(0), milliseconds(600'000),
+            command.duration("shutdown-timeout", options.shutdown_timeout, milliseconds(100), milliseconds(600'000),
                              "How long requests under way may take once told to stop.");
             command.example("", "For this machine alone, on port 3333.");
             command.example("--listen 0.0.0.0:3333 --allow-open", "Behind a proxy that decides who may come in.");

@@ -51,7 +51,7 @@ struct Options {
     std::string api_password;
     std::string admin_listen = "127.0.0.1:3334";
     std::string kafka_config;
-    std::string log_level = "info";
+    std::string log_level;
     std::int64_t slot = 0;
     std::int64_t partitions = 4;
     std::int64_t replication = 1;
@@ -88,6 +88,10 @@ struct Options {
     bool keep = false;
     milliseconds timeout{30'000};
 };
+
+log::Level level(const Options& options, log::Level otherwise) {
+    return options.log_level.empty() ? otherwise : log::level_of(options.log_level);
+}
 
 std::string host_name() {
     char name[256] = {};
@@ -240,7 +244,7 @@ constexpr milliseconds kLongestRetention = std::chrono::hours(100 * 366 * 24);
 constexpr std::int64_t kMostRows = 1'000'000'000'000;
 
 int run(const Options& options) {
-    log::start("tidemark-consumer", log::level_of(options.log_level));
+    log::start("tidemark-consumer", level(options, log::Level::info));
     base::Shutdown shutdown;
     if (options.migrate_first) migrate(migrate_options(options));
     const base::SystemClock clock;
@@ -369,6 +373,7 @@ std::string advice(const pg::Error& error, const Options& options, Rights rights
         case pg::Failure::bug:
             break;
     }
+    if (error.sqlstate().empty()) return "check how " + settings + " is written";  // no server has said anything
     return "`tidemark-consumer doctor` says which rights and tables are not as they should be; check role and database "
            "in " +
            settings;
@@ -401,7 +406,8 @@ int main(int argc, char** argv) {
     settings.secret("owner-dsn", options.owner_dsn,
                     "PostgreSQL connection of the role that owns the schemas; for migrate and doctor, and for "
                     "commands that make, compare, verify, swap or drop generations.");
-    settings.choice("log-level", options.log_level, log::level_names(), "Least level of log lines.");
+    settings.choice("log-level", options.log_level, log::level_names(),
+                    "Least level of log lines; by default info of run and migrate, warn of the others.");
 
     const auto migration = [&](base::Settings& command, const std::string& when) {
         command.number("partitions", options.partitions, 1, 10'000,
@@ -461,10 +467,11 @@ int main(int argc, char** argv) {
             });
         });
     settings.command(
-        "migrate", "Make topics, their identities, schemas and roles; changes nothing that is there",
+        "migrate",
+        "Make topics, their identities, schemas and roles that are missing; gives the roles their rights and passwords",
         [&] {
             return guarded(options, Rights::owner, [&] {
-                log::start("tidemark-consumer");
+                log::start("tidemark-consumer", level(options, log::Level::info));
                 const auto migrated = migrate(migrate_options(options));
                 if (options.json) write_migrated(migrated, std::cout);
                 return int{base::kDone};
@@ -483,7 +490,7 @@ int main(int argc, char** argv) {
                 const StatusOptions status{options.brokers, options.consumer_dsn,
                                            kafka::read_properties(options.kafka_config), options.json};
                 if (!options.watch) return int{write_status(status, std::cout) ? base::kDone : base::kFailed};
-                log::start("tidemark-consumer", log::Level::warn);
+                log::start("tidemark-consumer", level(options, log::Level::warn));
                 base::Shutdown shutdown;
                 const bool on_terminal = !options.json && ::isatty(STDOUT_FILENO) == 1;
                 if (on_terminal) std::cout << "\x1b[2J";
@@ -509,7 +516,7 @@ int main(int argc, char** argv) {
         "error or a warning",
         [&] {
             return guarded(options, Rights::both, [&] {
-                log::start("tidemark-consumer", log::Level::warn);
+                log::start("tidemark-consumer", level(options, log::Level::warn));
                 const auto findings = examine({options.brokers, kafka::read_properties(options.kafka_config),
                                                options.owner_dsn, options.consumer_dsn});
                 write_findings(findings, options.json, std::cout);
@@ -527,8 +534,9 @@ int main(int argc, char** argv) {
     // The commands about a stream's generations.
     const auto operate = [&](int (*command)(const OperateOptions&, std::ostream&), Rights rights = Rights::owner) {
         return [&options, command, rights] {
-            return guarded(options, rights, [&] {
-                log::start("tidemark-consumer", log::Level::warn);
+            // A file is folded as the owner.
+            return guarded(options, options.from_file.empty() ? rights : Rights::owner, [&] {
+                log::start("tidemark-consumer", level(options, log::Level::warn));
                 const base::Shutdown shutdown;
                 return command(operate_options(options, shutdown), std::cout);
             });

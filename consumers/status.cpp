@@ -3,6 +3,7 @@
 #include "consumers/generation.h"
 #include "consumers/projections.h"
 #include "infra/base/clock.h"
+#include "infra/base/log.h"
 #include "infra/kafka/admin.h"
 #include "schemas/instant.h"
 #include "schemas/json.h"
@@ -149,9 +150,7 @@ void write_unknown(const StatusOptions& options, const std::string& why, std::os
         out << "status is not known: " << why << '\n';
         return;
     }
-    std::string json = "{\"error\":";
-    schemas::json::append_string(json, why);
-    out << json << "}\n";
+    out << "{\"error\":" << base::log::quoted(why) << "}\n";
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <iostream>
 #include <map>
 #include <set>
 #include <sstream>
@@ -891,9 +892,9 @@ void Settings::choice(std::string_view name, std::string& target, std::vector<st
     }
     option.limits = "One of " + listed + ".";
     option.choices = values;
-    option.assign = [&target, values = std::move(values),
-                     listed](const std::string& value) -> std::optional<std::string> {
-        if (std::find(values.begin(), values.end(), value) == values.end()) {
+    option.assign = [&target, values = std::move(values), listed,
+                     by_default = target](const std::string& value) -> std::optional<std::string> {
+        if (value != by_default && std::find(values.begin(), values.end(), value) == values.end()) {
             return shown(value) + " is unknown" + suggestion(value, values, "choose from " + listed);
         }
         target = value;
@@ -978,7 +979,11 @@ int Settings::run(int argc, const char* const* argv) {
     if (!state.violations.empty()) return state.report();
     if (line.check) return print(state.in_force(line.command));
     const auto* command = state.find_command(line.command);
-    return command == nullptr ? kDone : command->run();
+    const auto code = command == nullptr ? kDone : command->run();
+    // What was to be said and could not be has not been said.
+    if (std::cout.flush() && std::fflush(stdout) == 0) return code;
+    std::fputs("error: standard output cannot be written to\n", stderr);
+    return code == kDone ? kFailed : code;
 }
 
 }  // namespace tidemark::base

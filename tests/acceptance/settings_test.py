@@ -20,9 +20,11 @@ def _example(program: str) -> Path:
     return CLONE / "infra" / "dev" / "settings" / f"{program.removeprefix('tidemark-')}.toml.example"
 
 
-def _defaults(program: str) -> dict[str, Any]:
-    """Every setting of a program. Commands may share the name of one, and its default then."""
-    lines = re.findall(r"^# ([a-z-]+ = .*)$", _example(program).read_text(), re.MULTILINE)
+def _of_an_environment(program: str) -> dict[str, Any]:
+    """The settings of what runs in an environment, and not once by hand; with their defaults."""
+    common, *sections = re.split(r"^# ---- only for \S+ ", _example(program).read_text(), flags=re.MULTILINE)
+    served = [one for one in sections if one.partition("\n")[0] in {"serve", "run", "migrate", "import"}]
+    lines = re.findall(r"^# ([a-z-]+ = .*)$", "\n".join([common, *served]), re.MULTILINE)
     return {name: value for line in lines for name, value in tomllib.loads(line).items()}
 
 
@@ -94,7 +96,7 @@ def test_the_shell_completes_commands_options_and_values(
 def test_one_environment_with_every_setting_serves_each_program(
     program: str, level: str, build: Path, tmp_path: Path
 ) -> None:
-    settings = {name: value for one in FOLDERS for name, value in _defaults(one).items()}
+    settings = {name: value for one in FOLDERS for name, value in _of_an_environment(one).items()}
     secret = tmp_path / "secret"
     secret.write_text("dbname=tidemark\n")
     secret.chmod(0o600)
@@ -112,3 +114,12 @@ def test_one_environment_with_every_setting_serves_each_program(
     checked = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert f'log-level = "{level}"' in checked.stdout
+
+
+@pytest.mark.parametrize("variable", ["TIDEMARK_PARTITION", "TIDEMARK_FLUSH_INTREVAL"])
+def test_a_variable_with_a_typing_error_is_refused(variable: str, build: Path) -> None:
+    """Also when another program has an option of that name, for what it does once: `export --partition`."""
+    command = [build / FOLDERS["tidemark-consumer"] / "tidemark-consumer", "migrate", "--check-config"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, env={variable: "12"})
+    assert checked.returncode == 2
+    assert f"{variable}: unknown variable; did you mean TIDEMARK_" in checked.stderr
