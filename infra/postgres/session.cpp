@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 
 namespace tidemark::pg::session {
@@ -55,6 +57,22 @@ std::string keyword(const std::string& name, const std::string& value) {
     return text + "' ";
 }
 
+// Whether a password that was not encoded has ended as something that an error of the connection would show.
+bool is_split_wrongly(std::string_view dsn, const Settings& keywords) {
+    const auto value = [&](const char* keyword) {
+        const auto found = keywords.find(keyword);
+        return found == keywords.end() ? std::string() : found->second;
+    };
+    std::istringstream hosts(value("host"));
+    for (std::string host; std::getline(hosts, host, ',');) {
+        const bool is_socket = !host.empty() && (host.front() == '/' || host.front() == '@');
+        if (!is_socket && host.find('@') != std::string::npos) return true;
+    }
+    const bool is_uri = dsn.starts_with("postgresql://") || dsn.starts_with("postgres://");
+    return value("port").find_first_not_of("0123456789, ") != std::string::npos ||
+           (is_uri && value("dbname").find('@') != std::string::npos);
+}
+
 }  // namespace
 
 std::string connection_string(const std::string& dsn, const SessionOptions& options, Access access) {
@@ -72,14 +90,11 @@ std::string connection_string(const std::string& dsn, const SessionOptions& opti
     for (const auto* option = parsed.get(); option->keyword != nullptr; ++option) {
         if (option->val != nullptr) keywords[option->keyword] = option->val;
     }
-    // Else the connection's error would show as host or port what is a part of the password.
-    const auto& host = keywords["host"];
-    const auto at = host.find('@', 1);
-    if ((at != std::string::npos && host[at - 1] != ',') ||  // one that begins with it is an abstract socket
-        keywords["port"].find_first_not_of("0123456789,") != std::string::npos) {
+    if (is_split_wrongly(dsn, keywords)) {
         throw Error(
-            "the connection string's host or port is none: write @ : / and % of a password as %40 %3A %2F and %25", {},
-            Failure::bug);
+            "the connection string's host, port or database is none: write @ : / and % of a password as %40 %3A %2F "
+            "and %25",
+            {}, Failure::bug);
     }
     keywords["application_name"] = options.application_name;
     keywords["client_encoding"] = "UTF8";

@@ -96,7 +96,8 @@ TEST_CASE("a DSN that cannot be parsed is not repeated: it holds a password") {
 
 TEST_CASE("a password that was not encoded is not shown as a host or a port") {
     for (const char* dsn :
-         {"postgresql://u:p@hunter2@h/d", "postgresql://u:hunter2/x@h/d", "postgresql://u:p@h:hunter2@h:1/d"}) {
+         {"postgresql://u:p@hunter2@h/d", "postgresql://u:hunter2/x@h/d", "postgresql://u:p@h:hunter2@h:1/d",
+          "postgresql://u:p@hunter2/x@h/d", "postgres://u:12/hunter2@h/d"}) {
         CAPTURE(dsn);
         try {
             session::connection_string(dsn, {}, session::Access::read_write);
@@ -106,7 +107,18 @@ TEST_CASE("a password that was not encoded is not shown as a host or a port") {
             CHECK_FALSE(has(error.what(), "hunter2"));
         }
     }
-    CHECK(has(session::connection_string("host=a,@b port=1,2", {}, session::Access::read_write), "host='a,@b'"));
+    for (const char* dsn : {"host=a,@b port='1, 2' dbname=d@e", "host=/run/pg@16", "postgresql://[::1]:5433/d"}) {
+        CAPTURE(dsn);
+        CHECK_NOTHROW(session::connection_string(dsn, {}, session::Access::read_write));
+    }
+}
+
+TEST_CASE("what a DSN leaves open is left to the environment and to the service's file") {
+    const auto text = session::connection_string("service=prod", {}, session::Access::read_write);
+    for (const char* keyword : {"host=", "port=", "dbname=", "user="}) {
+        CAPTURE(keyword);
+        CHECK_FALSE(has(text, keyword));
+    }
 }
 
 TEST_CASE("a session that was not given what was asked for is told by name") {
