@@ -21,6 +21,7 @@
 #include "schemas/json.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,7 +30,6 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
-#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <initializer_list>
@@ -376,16 +376,20 @@ public:
     Output(const Output&) = delete;
     Output& operator=(const Output&) = delete;
     ~Output() {
-        if (is_replaced_ && file_.is_open() && file_.tellp() == std::streampos(0)) ::unlink(part_.c_str());
+        if (lock_ < 0) return;
+        if (file_.is_open() && file_.tellp() == std::streampos(0)) ::unlink(part_.c_str());
+        ::close(lock_);
     }
 
     /// False, having said why: it cannot be written.
     bool open() {
         if (is_standard_) return true;
-        std::error_code missing;
-        const auto there = std::filesystem::symlink_status(path_, missing).type();
-        is_replaced_ = there == std::filesystem::file_type::regular || there == std::filesystem::file_type::not_found;
+        struct stat there {};
+        const bool is_there = ::lstat(path_.c_str(), &there) == 0;
+        is_replaced_ = !is_there || S_ISREG(there.st_mode);
         part_ = is_replaced_ ? path_ + ".part" : path_;
+        if (is_there && ::access(path_.c_str(), W_OK) != 0) return failed("cannot write ", path_);
+        if (is_replaced_ && !lock_part(is_there ? there.st_mode & 07777U : 0666U, is_there)) return false;
         file_.open(part_, std::ios::binary | std::ios::trunc);
         return static_cast<bool>(file_) || failed("cannot write ", part_);
     }
@@ -399,13 +403,29 @@ public:
         }
         if (is_standard_) return true;
         file_.close();
-        if (!file_) return failed("cannot write ", part_);
-        if (is_replaced_ && ::rename(part_.c_str(), path_.c_str()) != 0) return failed("cannot replace ", path_);
+        if (!file_ || (is_replaced_ && ::fsync(lock_) != 0)) return failed("cannot write ", part_);
+        if (is_replaced_ && ::rename(part_.c_str(), path_.c_str()) != 0)
+            return failed("all of it stands in " + part_ + ", but cannot replace ", path_);
         return true;
     }
 
 private:
-    static bool failed(const char* what, const std::string& path) {
+    // Two that write the same file would make neither's. The mode is the old file's.
+    bool lock_part(mode_t mode, bool is_kept) {
+        lock_ = ::open(part_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, mode);
+        if (lock_ < 0) return failed("cannot write ", part_);
+        struct stat locked {};
+        struct stat named {};
+        // One that has just ended may have renamed it meanwhile.
+        if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 || ::fstat(lock_, &locked) != 0 ||
+            ::stat(part_.c_str(), &named) != 0 || named.st_ino != locked.st_ino) {
+            std::cerr << "error: " << part_ << " is being written to by another; run it again when that has ended\n";
+            return false;
+        }
+        return !is_kept || ::fchmod(lock_, mode) == 0 || failed("cannot write ", part_);
+    }
+
+    static bool failed(const std::string& what, const std::string& path) {
         std::cerr << "error: " << what << path << ": " << std::strerror(errno)
                   << "; check that its folder is there and may be written to\n";
         return false;
@@ -414,6 +434,7 @@ private:
     std::string path_;
     std::string part_;
     std::ofstream file_;
+    int lock_ = -1;  // of the part
     bool is_standard_;
     bool is_replaced_ = false;
 };
@@ -450,12 +471,12 @@ int export_file(const Options& options) {
         };
         report = export_events(exporting, output.stream());
     }
+    const bool is_whole = output.end(report.complete);
     if (options.json) {
         std::string json = "{\"stream\":";
         schemas::json::append_string(json, options.stream);
         json += ",\"records\":" + std::to_string(report.lines) + ",\"envelopes\":" + std::to_string(report.envelopes) +
-                ",\"leftOut\":" + std::to_string(report.left_out) +
-                ",\"complete\":" + (report.complete ? "true" : "false");
+                ",\"leftOut\":" + std::to_string(report.left_out) + ",\"complete\":" + (is_whole ? "true" : "false");
         beside_data(options) << json << "}\n";
     } else {
         std::cerr << report.lines << " records of " << options.stream << " written";
@@ -465,7 +486,7 @@ int export_file(const Options& options) {
         if (report.left_out > 0) std::cerr << "; " << report.left_out << " of the log's own left out";
         std::cerr << '\n';
     }
-    return output.end(report.complete) ? base::kDone : base::kFailed;
+    return is_whole ? base::kDone : base::kFailed;
 }
 
 std::vector<std::string> check_convert(const Options& options) {
@@ -528,16 +549,16 @@ int convert(const Options& options) {
         report = options.kind == "vehicles" ? convert_vehicles(converting, output.stream(), errors)
                                             : convert_counters(converting, output.stream(), errors);
     }
+    const bool is_whole = output.end(report.complete);
     if (options.json) {
         beside_data(options) << "{\"rows\":" << report.rows << ",\"events\":" << report.events
-                             << ",\"refused\":" << report.refused
-                             << ",\"complete\":" << (report.complete ? "true" : "false") << "}\n";
+                             << ",\"refused\":" << report.refused << ",\"complete\":" << (is_whole ? "true" : "false")
+                             << "}\n";
     } else {
         std::cerr << report.rows << " rows, " << report.events << " events written";
         if (report.refused > 0) std::cerr << ", " << report.refused << " rows refused";
         std::cerr << '\n';
     }
-    const bool is_whole = output.end(report.complete);
     if (report.refused > 0)
         std::cerr << "try: mend the rows named above and convert all of it again, before anything is imported\n";
     return is_whole && report.refused == 0 ? base::kDone : base::kFailed;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -174,3 +175,12 @@ def test_an_export_that_fails_leaves_the_file_of_the_last_one(source: Tidemark, 
     assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
     assert file.read_bytes().splitlines() == before
     assert [one.name for one in tmp_path.iterdir()] == [file.name]
+
+    # Nor does one that begins before another has ended; the next one keeps the mode.
+    file.chmod(0o640)
+    with (tmp_path / "nightly.ndjson.part").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = source.run("producer", "export", "counters", "--output", file)
+        assert done.returncode == 2 and "is being written to by another" in done.stderr
+    assert _export(source, file) == before
+    assert file.stat().st_mode & 0o777 == 0o640
