@@ -34,6 +34,7 @@ void LogWatch::run() {
     bool failing = false;
     auto look_from = clock_.steady();  // whether the topics still are these logs
     auto paused = look_from;
+    bool must_look = false;
     while (!stop_.requested()) {
         const auto round = clock_.steady();
         bool told = false;
@@ -43,15 +44,15 @@ void LogWatch::run() {
             told = true;
             failing = false;
             // The process stood still, and its readers have heard nothing.
-            if (clock_.steady() - paused > 2 * options_.interval) look_from = round;
-            if (round >= look_from) {
+            must_look = must_look || clock_.steady() - paused > 2 * options_.interval;
+            if (must_look || round >= look_from) {
                 look_from = round + kSameLog;
-                if (find_other_logs(*admin)) look_from = round;
+                must_look = find_other_logs(*admin);
             }
         } catch (const kafka::Error& error) {
             if (!failing) base::log::warn("log_end_unknown", {{"error", error.what()}});
             failing = true;
-            if (!told) look_from = round;  // the readers may have been cut off likewise
+            must_look = must_look || !told;  // the readers may have been cut off likewise
         }
         paused = clock_.steady();
         stop_.wait_for(options_.interval - (paused - round));
