@@ -25,6 +25,7 @@ def _of_an_environment(program: str) -> dict[str, Any]:
     common, *sections = re.split(r"^# ---- only for \S+ ", _example(program).read_text(), flags=re.MULTILINE)
     served = [one for one in sections if one.partition("\n")[0] in {"serve", "run", "migrate", "import"}]
     lines = re.findall(r"^# ([a-z-]+ = .*)$", "\n".join([common, *served]), re.MULTILINE)
+    lines += re.findall(r"^# ([a-z-]+-dsn(?:-file)? = .*)$", "\n".join(sections), re.MULTILINE)
     return {name: value for line in lines for name, value in tomllib.loads(line).items()}
 
 
@@ -108,7 +109,7 @@ def test_one_environment_with_every_setting_serves_each_program(
         f"TIDEMARK_{name.replace('-', '_').upper()}": str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in settings.items()
     }
-    assert {"TIDEMARK_API_DSN_FILE", "TIDEMARK_WINDOW_RETENTION", "TIDEMARK_GIVE_UP"} < set(environment)
+    assert {"TIDEMARK_API_DSN_FILE", "TIDEMARK_WINDOW_RETENTION", "TIDEMARK_GIVE_UP", "TIDEMARK_SOURCE_DSN_FILE"} < set(environment)
     command = [build / FOLDERS[program] / program, "--check-config"]
     command += ["import", "some.ndjson"] if program == "tidemark-producer" else []
     checked = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
