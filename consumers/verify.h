@@ -34,9 +34,9 @@ struct VerifyOptions {
 
 /// Reads the log of a generation of this program's again, from its start to where the tables are, counts it a second
 /// way (recount.h) and compares every row. The tables go on meanwhile and nobody waits. No snapshot is held but to read
-/// them, and for half a second at most while the last records before it are fetched. Throws Refused when the log cannot
-/// be read as a whole or the generation is not this program's or was swapped away, kafka::Error, pg::Error,
-/// std::runtime_error when cancelled or nothing comes for `timeout`.
+/// them, and for half a second, under load up to 20 s, while the last records before it are fetched. Throws Refused
+/// when the log cannot be read as a whole or the generation is not this program's or was swapped away, kafka::Error,
+/// pg::Error, std::runtime_error when cancelled or nothing comes for `timeout`.
 Diff verify(const VerifyOptions& options, const Generation& generation);
 /// The same with somebody's reader of all of the log's partitions, to which they have just been given.
 Diff verify(const VerifyOptions& options, const Generation& generation, kafka::RecordSource& log);
