@@ -24,8 +24,8 @@ struct Beginning {
     std::string uuid;  // empty: the first record is no log's identity
 };
 
-Beginning read_beginning(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
-    const auto marks = admin.watermarks(topic, partition + 1).at(static_cast<std::size_t>(partition));
+Beginning read_beginning(kafka::Admin& admin, const std::string& topic, std::int32_t partition,
+                         const kafka::Watermarks& marks) {
     if (marks.low > 0) return {marks.low, false, {}};
     const auto record = marks.high > 0 ? admin.read_at(topic, partition, 0) : std::nullopt;
     if (!record) return {0, true, {}};
@@ -41,8 +41,9 @@ Beginning read_beginning(kafka::Admin& admin, const std::string& topic, std::int
 }
 
 // The same, of a log that is to be folded from its start.
-Beginning read_start(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
-    auto found = read_beginning(admin, topic, partition);
+Beginning read_start(kafka::Admin& admin, const std::string& topic, std::int32_t partition,
+                     const kafka::Watermarks& marks) {
+    auto found = read_beginning(admin, topic, partition, marks);
     if (found.low == 0) return found;
     throw LogRefused(place_of(topic, partition) + ": its first record is gone (the log starts at " +
                          std::to_string(found.low) + "), and tables can only be built and verified from a log's start",
@@ -96,7 +97,8 @@ std::string move_to_new_log() {
 }
 
 std::optional<std::string> read_log_uuid(kafka::Admin& admin, const std::string& topic, std::int32_t partition) {
-    auto found = read_start(admin, topic, partition);
+    const auto marks = admin.watermarks(topic, partition + 1).at(static_cast<std::size_t>(partition));
+    auto found = read_start(admin, topic, partition, marks);
     if (found.is_empty) return std::nullopt;
     if (!found.uuid.empty()) return std::move(found.uuid);
     throw LogRefused(place_of(topic, partition) + ": its first record is not a log's identity (" +
@@ -113,8 +115,9 @@ void check_log_is_whole(kafka::Admin& admin, const Target& target) {
                              ": their number is part of a log's identity",
                          move_to_new_log());
     }
+    const auto marks = admin.watermarks(target.topic, target.partitions);
     for (std::int32_t partition = 0; partition < target.partitions; ++partition) {
-        const auto found = read_start(admin, target.topic, partition);
+        const auto found = read_start(admin, target.topic, partition, marks[static_cast<std::size_t>(partition)]);
         if (const auto wrong = compare(found, target.topic, partition, target.log_uuid)) throw *wrong;
     }
 }
@@ -138,7 +141,8 @@ std::optional<std::string> find_other_log(kafka::Admin& admin, const Target& tar
         return "topic " + target.topic + " has " + std::to_string(*count) + " partitions, the tables come from " +
                std::to_string(target.partitions) + kDoctorKnows;
     }
-    const auto wrong = compare(read_beginning(admin, target.topic, 0), target.topic, 0, target.log_uuid);
+    const auto marks = admin.watermarks(target.topic, 1).front();
+    const auto wrong = compare(read_beginning(admin, target.topic, 0, marks), target.topic, 0, target.log_uuid);
     if (!wrong) return std::nullopt;
     return wrong->reason() + kDoctorKnows;
 }
@@ -168,7 +172,7 @@ CheckLog make_log_check(kafka::Admin& admin, const Target& target) {
         }
         const auto marks = admin.watermarks(topic, partitions).at(static_cast<std::size_t>(claim.partition));
         // Where the identity record is gone, what is still to be read may be there.
-        const auto wrong = compare(read_beginning(admin, topic, claim.partition), topic, claim.partition, uuid);
+        const auto wrong = compare(read_beginning(admin, topic, claim.partition, marks), topic, claim.partition, uuid);
         if (wrong) throw LogMismatch(wrong->reason() + kDoctorKnows);
         if (claim.next_offset < marks.low || claim.next_offset > marks.high) {
             throw LogMismatch(place + ": the tables stand at offset " + std::to_string(claim.next_offset) +

@@ -97,11 +97,11 @@ std::string identity_event(const std::string& uuid) {
 // never given a new log: an empty partition then means that the topic was recreated.
 void make_identity(kafka::Admin& admin, const std::string& topic, std::int32_t partitions, const std::string& uuid,
                    bool has_generation) {
+    const auto marks = has_generation ? admin.watermarks(topic, partitions) : std::vector<kafka::Watermarks>{};
     for (std::int32_t partition = 0; partition < partitions; ++partition) {
         const auto place = "topic " + topic + ", partition " + std::to_string(partition);
         // Where the log's start is gone nobody can say whose it was, and what is still to be read may be there.
-        if (has_generation && admin.watermarks(topic, partitions).at(static_cast<std::size_t>(partition)).low > 0)
-            continue;
+        if (has_generation && marks[static_cast<std::size_t>(partition)].low > 0) continue;
         auto found = read_log_uuid(admin, topic, partition);
         if (!found) {
             if (has_generation) {
