@@ -247,6 +247,8 @@ private:
     void guard(const std::string& check, const std::string& subject, const std::string& mend, const Check& run_check) {
         try {
             run_check();
+        } catch (const LogRefused& refused) {
+            add(Severity::error, check, subject, refused.reason(), refused.mend());
         } catch (const Refused& refused) {
             add(Severity::error, check, subject, refused.what(), mend);
         } catch (const std::exception& error) {
@@ -484,12 +486,7 @@ private:
         if (generations.empty()) return;
         const auto& target = generations.front().target;
         guard("log", subject, "check --brokers, and whether the brokers run", [&] {
-            try {
-                check_log_is_whole(admin_, target);
-            } catch (const LogRefused& refused) {
-                add(Severity::error, "log", subject, refused.reason(), refused.mend());
-                return;
-            }
+            check_log_is_whole(admin_, target);
             check_offsets(generations);
         });
     }
