@@ -162,12 +162,13 @@ std::string join(const std::vector<std::string>& parts) {
 // The log of a target, read once.
 class Reading {
 public:
-    /// `on_record` is told of every record that comes out of the log, also of one that had come before.
-    Reading(const Auditor::Options& options, Target target, const Offsets& first,
-            std::function<void(const kafka::Record&)> on_record)
+    /// The counters are of every record that comes out of the log, also of one that had come before.
+    Reading(const Auditor::Options& options, Target target, const Offsets& first, base::Metrics::Counter& records,
+            base::Metrics::Counter& bytes)
         : options_(options),
           target_(std::move(target)),
-          on_record_(std::move(on_record)),
+          records_(records),
+          bytes_(bytes),
           recount_(target_, 0, 0, 0),
           first_(first),
           known_(first) {
@@ -210,7 +211,9 @@ public:
                 auto polled = log_->poll(polls == 0 ? milliseconds(100) : milliseconds(0));
                 if (auto* record = std::get_if<kafka::Record>(&polled)) {
                     const auto n = static_cast<std::size_t>(record->partition);
-                    on_record_(*record);
+                    records_.add();
+                    bytes_.add(static_cast<double>((record->key ? record->key->size() : 0) +
+                                                   (record->value ? record->value->size() : 0)));
                     if (record->offset < known_[n]) continue;
                     const auto next = record->offset + 1;
                     is_torn_ = true;
@@ -303,7 +306,8 @@ private:
 
     const Auditor::Options& options_;
     const Target target_;
-    std::function<void(const kafka::Record&)> on_record_;
+    base::Metrics::Counter& records_;
+    base::Metrics::Counter& bytes_;
     Recount recount_;
     Offsets first_;
     Offsets known_;  // by partition: all below was polled
@@ -371,13 +375,8 @@ private:
             return true;
         }
         try {
-            if (!reading_) {
-                reading_.emplace(options_, live->target, pending_->first, [this](const kafka::Record& record) {
-                    auditor_.records_.add();
-                    auditor_.bytes_.add(static_cast<double>((record.key ? record.key->size() : 0) +
-                                                            (record.value ? record.value->size() : 0)));
-                });
-            }
+            if (!reading_)
+                reading_.emplace(options_, live->target, pending_->first, auditor_.records_, auditor_.bytes_);
             load_refused(connection, *live);
             const bool reached = reading_->advance(pending_->next, stop_);
             refusal_.clear();

@@ -12,7 +12,6 @@
 #include "schemas/json.h"
 
 #include <algorithm>
-#include <charconv>
 #include <iomanip>
 #include <map>
 #include <span>
@@ -66,6 +65,11 @@ pg::Connection connect(const std::string& dsn, const Generation& live) {
     return pg::Connection(dsn, session);
 }
 
+Refused no_letter(const std::string& stream, const schemas::Position& letter) {
+    return Refused("stream " + stream + " has no dead letter " + schemas::to_string(letter) +
+                   ": see `tidemark-consumer dead-letters " + stream + "`");
+}
+
 // From the row's first two cells.
 schemas::Position position_at(const pg::Rows& rows, std::size_t row) {
     return {static_cast<std::int32_t>(rows.integer(row, 0)), rows.integer(row, 1)};
@@ -86,9 +90,7 @@ void write_one(pg::Connection& tables, const DeadLetterOptions& options, const s
     params.add(options.letter->partition).add(options.letter->offset);
     const auto rows = tables.run(kOne, params);
     const auto position = schemas::to_string(*options.letter);
-    if (rows.empty())
-        throw Refused("stream " + stream + " has no dead letter " + position +
-                      ": see `tidemark-consumer dead-letters " + stream + "`");
+    if (rows.empty()) throw no_letter(stream, *options.letter);
     const auto headers = tables.run(kHeaders, params);
     const auto appended = schemas::format_instant(rows.instant(0, 0));
     const auto decided = rows.integer(0, 10);
@@ -263,9 +265,7 @@ std::vector<Decision> find_open(pg::Connection& tables, const DecideOptions& opt
         }
         decisions.push_back(std::move(decision));
     }
-    if (decisions.empty() && options.letter)
-        throw Refused("stream " + stream + " has no dead letter " + schemas::to_string(*options.letter) +
-                      ": see `tidemark-consumer dead-letters " + stream + "`");
+    if (decisions.empty() && options.letter) throw no_letter(stream, *options.letter);
     return decisions;
 }
 

@@ -112,14 +112,12 @@ MigrateOptions migrate_options(const Options& options) {
 }
 
 void write_migrated(const std::vector<Migrated>& all, std::ostream& out) {
-    using schemas::json::append_string;
     std::string json = "{\"streams\":[";
     for (const auto& one : all) {
         if (json.back() != '[') json += ',';
         json += "{\"stream\":";
-        append_string(json, one.stream);
-        json += ",\"topic\":";
-        append_string(json, one.topic);
+        schemas::json::append_string(json, one.stream);
+        schemas::json::append_member(json, "topic", one.topic);
         json += ",\"partitions\":" + std::to_string(one.partitions) +
                 ",\"madeTopic\":" + (one.made_topic ? "true" : "false") +
                 ",\"madeTables\":" + (one.made_tables ? "true" : "false") + "}";
