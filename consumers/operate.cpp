@@ -184,14 +184,12 @@ DiffOptions diff_options(const OperateOptions& options) {
 // Compares them and shows how far that is.
 Diff compare_shown(const OperateOptions& options, const Pair& pair, std::ostream& progress) {
     const base::SystemClock clock;
-    const auto began = clock.steady();
+    const base::MeanRate rate(clock);
     base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()),
                           "diff " + options.stream, "bytes");
     auto comparing = diff_options(options);
     comparing.on_progress = [&](std::int64_t done, std::int64_t total) {
-        const std::chrono::duration<double> took = clock.steady() - began;
-        bar.show({.done = done, .total = total, .rate = static_cast<double>(done) / std::max(took.count(), 1e-3)},
-                 clock.steady());
+        bar.show({.done = done, .total = total, .rate = rate.of(done)}, clock.steady());
     };
     return compare(comparing, pair.live, pair.next);
 }
@@ -326,7 +324,7 @@ void write_scratch_text(const OperateOptions& options, const ScratchReport& repo
 int replay_file(const OperateOptions& options, std::ostream& out, std::ostream& progress) {
     const auto& projection = projection_of(options.stream);
     const base::SystemClock clock;
-    const auto began = clock.steady();
+    const base::MeanRate rate(clock);
     const int file = open_file(options.file);
     base::Input input(file, options.cancelled);
     std::istream lines(&input);
@@ -339,10 +337,9 @@ int replay_file(const OperateOptions& options, std::ostream& out, std::ostream& 
         base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()),
                               "replay " + options.file, "bytes");
         folding.on_progress = [&, size = size_of(file)](const ScratchReport& seen) {
-            const std::chrono::duration<double> took = clock.steady() - began;
             bar.show({.done = input.bytes(),
                       .total = size,
-                      .rate = static_cast<double>(input.bytes()) / std::max(took.count(), 1e-3),
+                      .rate = rate.of(input.bytes()),
                       .counts = {{"records", seen.records}, {"parked", seen.all_parked()}}},
                      clock.steady());
         };
@@ -434,15 +431,11 @@ int run_verify(const OperateOptions& options, std::ostream& out, std::ostream& p
     Diff diff;
     {
         const base::SystemClock clock;
-        const auto began = clock.steady();
+        const base::MeanRate rate(clock);
         base::ProgressBar bar(progress, base::ProgressBar::style_of_standard_error(options.json()),
                               "verify " + options.stream, "records");
         verifying.on_progress = [&](const VerifyProgress& seen) {
-            const std::chrono::duration<double> took = clock.steady() - began;
-            bar.show({.done = seen.records,
-                      .total = seen.total,
-                      .rate = static_cast<double>(seen.records) / std::max(took.count(), 1e-3)},
-                     clock.steady());
+            bar.show({.done = seen.records, .total = seen.total, .rate = rate.of(seen.records)}, clock.steady());
         };
         diff = verify(verifying, *generation);
     }

@@ -226,8 +226,8 @@ ImportReport publish_lines(const Options& options, const Source& source, const b
     ImportOptions importing;
     importing.file = source.file;
     importing.from_line = source.from;
-    const auto began = clock.steady();
-    auto progressed = began;
+    const base::MeanRate rate(clock);
+    auto progressed = clock.steady();
     std::uint64_t accepted = 0;
     importing.give_up = [&](milliseconds wait) {
         if (shutdown.wait_for(wait)) return true;
@@ -240,11 +240,10 @@ ImportReport publish_lines(const Options& options, const Source& source, const b
     };
     if (source.read != nullptr) {
         importing.on_progress = [&](const ImportReport& so_far) {
-            const std::chrono::duration<double> took = clock.steady() - began;
             const auto bytes = source.read->bytes();
             bar.show({.done = bytes,
                       .total = source.bytes,
-                      .rate = static_cast<double>(bytes) / std::max(took.count(), 1e-3),
+                      .rate = rate.of(bytes),
                       .counts = {{"stored", static_cast<std::int64_t>(so_far.accepted)},
                                  {"refused", static_cast<std::int64_t>(so_far.refused)},
                                  {"skipped", static_cast<std::int64_t>(so_far.skipped)}}},
@@ -445,7 +444,7 @@ std::ostream& beside_data(const Options& options) {
 }
 
 int export_file(const Options& options) {
-    log::start("tidemark-producer", log::level_of(options.log_level));
+    start_log(options);
     const base::Shutdown shutdown;
     Output output(options);
     if (!output.open()) return base::kWrongUse;
@@ -463,11 +462,9 @@ int export_file(const Options& options) {
     {
         base::ProgressBar bar(std::cerr, base::ProgressBar::style_of_standard_error(options.json),
                               "export " + options.stream, "records");
-        const auto began = clock.steady();
+        const base::MeanRate rate(clock);
         exporting.on_progress = [&](std::int64_t done, std::int64_t total) {
-            const std::chrono::duration<double> took = clock.steady() - began;
-            bar.show({.done = done, .total = total, .rate = static_cast<double>(done) / std::max(took.count(), 1e-3)},
-                     clock.steady());
+            bar.show({.done = done, .total = total, .rate = rate.of(done)}, clock.steady());
         };
         report = export_events(exporting, output.stream());
     }
@@ -522,7 +519,7 @@ std::vector<std::string> check_convert(const Options& options) {
 }
 
 int convert(const Options& options) {
-    log::start("tidemark-producer", log::level_of(options.log_level));
+    start_log(options);
     const base::Shutdown shutdown;
     Output output(options);
     if (!output.open()) return base::kWrongUse;
@@ -537,12 +534,11 @@ int convert(const Options& options) {
                               "convert " + options.kind, "rows");
         AboveBar above(bar);
         std::ostream errors(&above);
-        const auto began = clock.steady();
+        const base::MeanRate rate(clock);
         converting.on_progress = [&](const ConvertReport& so_far) {
-            const std::chrono::duration<double> took = clock.steady() - began;
             bar.show({.done = so_far.rows,
                       .total = -1,
-                      .rate = static_cast<double>(so_far.rows) / std::max(took.count(), 1e-3),
+                      .rate = rate.of(so_far.rows),
                       .counts = {{"refused", so_far.refused}}},
                      clock.steady());
         };

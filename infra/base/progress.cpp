@@ -54,6 +54,11 @@ std::string with_commas(std::int64_t number) {
     return digits;
 }
 
+double MeanRate::of(std::int64_t done) const {
+    const std::chrono::duration<double> took = clock_.steady() - began_;
+    return static_cast<double>(done) / std::max(took.count(), 1e-3);
+}
+
 ProgressBar::Style ProgressBar::style_of_standard_error(bool for_programs) {
     if (for_programs) return Style::json;
     return ::isatty(STDERR_FILENO) == 1 ? Style::bar : Style::lines;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "infra/base/clock.h"
+
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -53,6 +55,17 @@ private:
     bool shown_ = false;
     std::optional<State> undrawn_;
     std::chrono::steady_clock::time_point next_{};
+};
+
+/// How much has been done per second since this was made. `clock` must outlive it.
+class MeanRate {
+public:
+    explicit MeanRate(const Clock& clock) : clock_(clock), began_(clock.steady()) {}
+    [[nodiscard]] double of(std::int64_t done) const;
+
+private:
+    const Clock& clock_;
+    std::chrono::steady_clock::time_point began_;
 };
 
 /// "1,234,567": digits in groups, for people.
