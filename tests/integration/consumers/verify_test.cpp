@@ -81,38 +81,46 @@ private:
     pg::Connection connection_;
 };
 
+/// A log with one event, which the live generation has folded.
+struct Live {
+    Live() {
+        tests::identify(log);
+        increment(log, "a");
+        fold();
+        options.dsn = database.dsn();
+    }
+    void fold() {
+        folding.take_all();
+        folding.flush();
+    }
+
+    ScratchDatabase database;
+    FakeLog log{1};
+    Target target = database.make_generation(*find_projection("counters"), 1, Role::live);
+    Folding folding{database.dsn(), target, log};
+    VerifyOptions options;
+};
+
 }  // namespace
 
-TEST_CASE("tables that became another generation's while they were compared are refused") {
+TEST_CASE_FIXTURE(Live, "tables that became another generation's while they were compared are refused") {
     // A snapshot freezes rows and not names: the other generation's tables were compared, and found equal or not.
-    ScratchDatabase database;
-    const auto& projection = *find_projection("counters");
-    FakeLog log(1);
-    tests::identify(log);
-    increment(log, "a");
-    const auto live = database.make_generation(projection, 1, Role::live);
-    const auto other = database.make_generation(projection, 1);
-    Folding folding(database.dsn(), live, log);
-    folding.take_all();
-    folding.flush();
-    Tables tables(database, live);
+    const auto other = database.make_generation(*target.projection, 1);
+    Tables tables(database, target);
 
-    VerifyOptions options;
-    options.dsn = database.dsn();
-    const auto generation = registered(database, live.generation);
+    const auto generation = registered(database, target.generation);
     Hooked source(
         log,
         [&] {  // when it begins to read: there is more to be read when it looks again
             increment(log, "a");
-            folding.take_all();
-            folding.flush();
+            fold();
         },
         [&] {  // within the snapshot
             tables.execute("alter schema counters rename to counters_old; alter schema counters_" +
                            std::to_string(other.generation) +
                            " rename to counters; update tidemark.generations set status = 'retired', schema_name = "
                            "'counters_old' where generation = " +
-                           std::to_string(live.generation) +
+                           std::to_string(target.generation) +
                            "; update tidemark.generations set status = 'live', schema_name = 'counters' where "
                            "generation = " +
                            std::to_string(other.generation) + "; update tidemark.streams set swaps = swaps + 1");
@@ -122,34 +130,22 @@ TEST_CASE("tables that became another generation's while they were compared are 
 
     Hooked again(
         log, [] {}, [] {});
-    CHECK(verify(options, registered(database, live.generation), again).differing() == 0);
+    CHECK(verify(options, registered(database, target.generation), again).differing() == 0);
     Hooked candidate(
         log, [] {}, [] {});
     CHECK(verify(options, registered(database, other.generation), candidate).differing() == 0);
 }
 
-TEST_CASE("what is folded while the log is read is verified, too") {
-    ScratchDatabase database;
-    FakeLog log(1);
-    tests::identify(log);
-    increment(log, "a");
-    const auto target = database.make_generation(*find_projection("counters"), 1, Role::live);
-    Folding folding(database.dsn(), target, log);
-    folding.take_all();
-    folding.flush();
-    VerifyOptions options;
-    options.dsn = database.dsn();
+TEST_CASE_FIXTURE(Live, "what is folded while the log is read is verified, too") {
     Hooked source(
         log,
         [&] {
             increment(log, "b");
-            folding.take_all();
-            folding.flush();
+            fold();
         },
         [&] {
             increment(log, "c");  // beyond the snapshot
-            folding.take_all();
-            folding.flush();
+            fold();
         });
     const auto found = verify(options, registered(database, target.generation), source);
     CHECK(found.differing() == 0);
@@ -157,29 +153,18 @@ TEST_CASE("what is folded while the log is read is verified, too") {
     CHECK(found.tables.front().rows_live == 2);
 }
 
-TEST_CASE("what was folded while the log was read is read without a snapshot when it is much") {
-    ScratchDatabase database;
-    FakeLog log(1);
-    tests::identify(log);
-    increment(log, "a");
-    const auto target = database.make_generation(*find_projection("counters"), 1, Role::live);
-    Folding folding(database.dsn(), target, log);
-    folding.take_all();
-    folding.flush();
+TEST_CASE_FIXTURE(Live, "what was folded while the log was read is read without a snapshot when it is much") {
     constexpr int kMany = 20'000;
     Observer observer(database);
     int polls = 0;
     int looks = 0;
     int seen = 0;
-    VerifyOptions options;
-    options.dsn = database.dsn();
     Hooked source(
         log,
         [&] {
             for (int n = 0; n < kMany; ++n)
                 increment(log, "a");
-            folding.take_all();
-            folding.flush();
+            fold();
         },
         [] {},
         [&] {
@@ -196,28 +181,17 @@ TEST_CASE("what was folded while the log was read is read without a snapshot whe
     CHECK(seen == 0);
 }
 
-TEST_CASE("a log that does not come is not waited for in a snapshot") {
-    ScratchDatabase database;
-    FakeLog log(1);
-    tests::identify(log);
-    increment(log, "a");
-    const auto target = database.make_generation(*find_projection("counters"), 1, Role::live);
-    Folding folding(database.dsn(), target, log);
-    folding.take_all();
-    folding.flush();
+TEST_CASE_FIXTURE(Live, "a log that does not come is not waited for in a snapshot") {
     Observer observer(database);
     using Instant = std::chrono::steady_clock::time_point;
     std::optional<Instant> first;
     Instant last;
-    VerifyOptions options;
-    options.dsn = database.dsn();
     options.timeout = std::chrono::seconds(10);
     Hooked source(
         log,
         [&] {
             increment(log, "b");
-            folding.take_all();
-            folding.flush();
+            fold();
         },
         [] {},
         [&] {  // it does as long as nothing is held for it
