@@ -6,8 +6,6 @@ import json
 import statistics
 from itertools import count
 
-from confluent_kafka.admin import AdminClient, NewTopic
-
 from bench.report import Goal, Section, Spread, in_turns, number
 from bench.world import Ran, Worlds, Wrong
 
@@ -18,16 +16,14 @@ def files(worlds: Worlds, quick: bool) -> Section:
     topic = "bench.producer"
     with worlds.empty() as world:
         world.fill(events, keys=1_000)
-        admin = AdminClient({"bootstrap.servers": world.kafka.brokers})
-        admin.create_topics([NewTopic(topic, 4, 1, config={"message.timestamp.type": "LogAppendTime"})])[topic].result(30)
         file = world.scratch("export") / "counters.ndjson"
         exported = world.producer("export", "counters", "--output", str(file))
         size = file.stat().st_size / events
         names = count()
 
         def alone() -> float:
-            command = [str(world.bench_binary("bench-producer")), world.kafka.brokers, topic, str(events), "idempotent"]
-            return events / float(json.loads(world.run(command).said)["seconds"])
+            found, _ = world.produce(topic, events, idempotent=True)
+            return events / found["seconds"]
 
         def imported() -> Ran:
             # Under a name of its own each counts anew, as a file would that was never imported.

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 from dataclasses import dataclass
 from functools import partial
 
-from confluent_kafka.admin import AdminClient, NewTopic
-
-from bench.machine import SERVER_CORE, on_core
 from bench.report import Goal, Section, Spread, in_turns, number
 from bench.world import Sent, World, Worlds, Wrong
 
@@ -123,21 +118,10 @@ def idempotence(worlds: Worlds, quick: bool) -> Section:
         ["producer", "client", "broker", "records/s"],
     )
     topic = "bench.producer"
-    admin = AdminClient({"bootstrap.servers": world.kafka.brokers})
-    admin.create_topics([NewTopic(topic, 4, 1, config={"message.timestamp.type": "LogAppendTime"})])[topic].result(30)
 
     def run(idempotent: bool) -> tuple[float, float, float]:
-        command = [str(world.bench_binary("bench-producer")), world.kafka.brokers, topic, str(messages)]
-        before = world.cpu()["broker"]
-        with on_core(SERVER_CORE):
-            done = subprocess.run(
-                [*command, "idempotent" if idempotent else "plain"], capture_output=True, text=True, check=False
-            )
-        broker = world.cpu()["broker"] - before
-        if done.returncode != 0:
-            raise Wrong(f"bench-producer failed: {done.stderr.strip()}")
-        found = json.loads(done.stdout)
-        return 1e6 * found["cpu"] / messages, 1e6 * broker / messages, messages / found["seconds"]
+        found, ran = world.produce(topic, messages, idempotent=idempotent)
+        return 1e6 * found["cpu"] / messages, 1e6 * ran.broker / messages, messages / found["seconds"]
 
     # Once for the broker's compiler.
     run(True)

@@ -220,14 +220,25 @@ class World:
 
     def fill_other(self, topic: str, count: int, *, keys: int) -> None:
         """The first so many events of the series in a topic of their own."""
-        admin = AdminClient({"bootstrap.servers": self.kafka.brokers})
-        settings = {"message.timestamp.type": "LogAppendTime", "compression.type": "lz4"}
-        admin.create_topics([NewTopic(topic, self.partitions, 1, config=settings)])[topic].result(30)
+        self._create_topic(topic, {"compression.type": "lz4"})
         self._append(topic, 0, count, keys, False)
 
     def _append(self, topic: str, first: int, count: int, keys: int, keyed: bool) -> None:
         words = [self.kafka.brokers, topic, str(first), str(count), str(keys), str(self._series_begin)]
         self.run([str(self.bench_binary("bench-log")), "fill", *words, "keyed" if keyed else "plain"])
+
+    def produce(self, topic: str, records: int, *, idempotent: bool) -> tuple[dict[str, float], Ran]:
+        """Runs librdkafka's producer alone: cpu, seconds."""
+        if topic not in self.tidemark.log.topics():
+            self._create_topic(topic, {})
+        command = [str(self.bench_binary("bench-producer")), self.kafka.brokers, topic, str(records)]
+        ran = self.run([*command, "idempotent" if idempotent else "plain"])
+        return json.loads(ran.said), ran
+
+    def _create_topic(self, topic: str, settings: Mapping[str, str]) -> None:
+        admin = AdminClient({"bootstrap.servers": self.kafka.brokers})
+        config = {"message.timestamp.type": "LogAppendTime", **settings}
+        admin.create_topics([NewTopic(topic, self.partitions, 1, config=config)])[topic].result(30)
 
     def read_raw(self) -> dict[str, float]:
         """Reads the counters' topic as fast as it goes, a thread for each partition: records, seconds, cpu."""
