@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stack.private import jars
 from stack.process import wait_for
 from support.load import Load
-from support.operating import command, fill, increment
+from support.operating import command, delete_records, fill, increment
 from support.tidemark import Running, Tidemark
 
 # Adding up the tables every minute would make a test wait.
@@ -211,16 +208,13 @@ def test_nobody_audits_when_told_not_to(own: Tidemark) -> None:
     }
 
 
-def test_a_log_whose_start_is_gone_cannot_be_audited(own: Tidemark, tmp_path: Path) -> None:
+def test_a_log_whose_start_is_gone_cannot_be_audited(own: Tidemark) -> None:
     consumer = own.start_consumer(**_soon)
     api = own.start_api()
     fill(own, 500)
     own.settle("counters")
     _await(api, "equal", nextOffsets=_ends(own))
-    plan = tmp_path / "offsets.json"
-    plan.write_text('{"partitions":[{"topic":"tidemark.counters","partition":0,"offset":5}],"version":1}')
-    tool = jars().tool("delete-records", ["--offset-json-file", str(plan)], own.kafka.brokers)
-    subprocess.run(tool, check=True, capture_output=True, timeout=60)
+    delete_records(own, "tidemark.counters", 0, before=5)
     consumer.terminate()
     consumer.start()
     found = _await(api, "refused")

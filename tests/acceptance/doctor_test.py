@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from stack.postgres import binaries
 from stack.private import jars
@@ -97,25 +96,17 @@ def _do(tidemark: Tidemark, mend: str, folder: Path, *, version: str = "") -> No
             assert done.returncode == 0, f"{program} {words}:\n{done.stdout}{done.stderr}"
 
 
-def _drop_topic(tidemark: Tidemark, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.delete_topics([topic])[topic].result(30)
-    wait_for(lambda: topic not in tidemark.log.topics(), "the topic to be gone", 30)
-
-
 def _make_topic(tidemark: Tidemark, topic: str) -> None:
     """As an operator would who knows what settings it had."""
-    config = {
-        "retention.ms": "-1",
-        "retention.bytes": "-1",
-        "cleanup.policy": "delete",
-        "message.timestamp.type": "LogAppendTime",
-        "compression.type": "lz4",
-        "unclean.leader.election.enable": "false",
-    }
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.create_topics([NewTopic(topic, 4, 1, config=config)])[topic].result(30)
-    wait_for(lambda: tidemark.log.topics().get(topic) == 4, "the topic to be there", 30)
+    tidemark.log.create_topic(
+        topic,
+        retention_ms="-1",
+        retention_bytes="-1",
+        cleanup_policy="delete",
+        message_timestamp_type="LogAppendTime",
+        compression_type="lz4",
+        unclean_leader_election_enable="false",
+    )
 
 
 def test_what_a_power_cut_would_harm_is_named(patient: Tidemark) -> None:
@@ -401,9 +392,7 @@ def test_logs_that_cannot_be_folded_are_moved_to_where_they_can(
     gone = {"version": 1, "partitions": [{"topic": "tidemark.counters", "partition": partition, "offset": start}]}
     (tmp_path / "gone.json").write_text(json.dumps(gone))
     _mend(old, f"kafka-delete-records --offset-json-file {tmp_path}/gone.json")
-    admin = AdminClient({"bootstrap.servers": old.kafka.brokers})
-    admin.create_partitions([NewPartitions("tidemark.vehicles", 6)])["tidemark.vehicles"].result(30)
-    wait_for(lambda: old.log.topics()["tidemark.vehicles"] == 6, "the topic to have six partitions", 30)
+    old.log.add_partitions("tidemark.vehicles", 6)
 
     counters = _finding(old, "log", "topic tidemark.counters")
     assert f"partition {partition}: its first record is gone (the log starts at {start})" in counters["reason"]
@@ -423,7 +412,7 @@ def test_logs_that_cannot_be_folded_are_moved_to_where_they_can(
     new.end()
 
     # Somebody has made the topic again, and others write to it.
-    _drop_topic(old, "tidemark.counters")
+    old.log.delete_topic("tidemark.counters")
     _make_topic(old, "tidemark.counters")
     old.log.put_all("tidemark.counters", [increment("k", 1) for _ in range(3)])
     foreign = _finding(old, "log", "topic tidemark.counters")
@@ -456,7 +445,7 @@ def test_logs_that_are_not_those_of_the_tables_are_folded_anew(
     beyond = _finding(tidemark, "offset_beyond_log", "generation 1 of counters")
     assert beyond["severity"] == "error" and "restored from an older copy" in beyond["reason"]
 
-    _drop_topic(tidemark, "tidemark.vehicles")
+    tidemark.log.delete_topic("tidemark.vehicles")
     missing = _finding(tidemark, "topic_missing", "topic tidemark.vehicles")
     _make_topic(tidemark, "tidemark.vehicles")
     recreated = _finding(tidemark, "log", "topic tidemark.vehicles")
@@ -497,16 +486,14 @@ def test_nobody_who_folds_and_nothing_to_be_asked(make_tidemark: Callable[..., T
         ("not_folded", "generation 1 of vehicles"),
     }
 
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
-    wait_for(lambda: tidemark.log.topics()["tidemark.counters"] == 6, "the topic to have six partitions", 30)
+    tidemark.log.add_partitions("tidemark.counters", 6)
     assert "6 partitions" in next(one["reason"] for one in _found(tidemark) if one["check"] == "log")
 
     tidemark.query("update vehicles.offsets set next_offset = 1000, gaps = 1000 where partition = 2")
     beyond = next(one for one in _found(tidemark) if one["check"] == "offset_beyond_log")
     assert "partition 2 stands at 1000" in beyond["reason"]
 
-    _drop_topic(tidemark, "tidemark.vehicles")
+    tidemark.log.delete_topic("tidemark.vehicles")
     assert "topic_missing" in {one["check"] for one in _found(tidemark)}
 
     tidemark.kafka.kill()

@@ -8,23 +8,19 @@ import io
 import json
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from stack.private import jars
 from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED, STATE_CHANGED
 from support.load import Load
-from support.operating import command, fill, generations, increment, is_stopped, orphans, roles, totals
+from support.operating import command, delete_records, fill, generations, increment, is_stopped, orphans, roles, totals
 from support.tidemark import Running, Tidemark
 
 
@@ -380,14 +376,11 @@ def test_dropping_what_a_replay_builds_ends_the_replay_and_leaves_nothing(own: T
     own.assert_equals_log("counters")
 
 
-def test_a_log_whose_start_is_gone_is_not_replayed(own: Tidemark, tmp_path: Path) -> None:
+def test_a_log_whose_start_is_gone_is_not_replayed(own: Tidemark) -> None:
     own.start_consumer()
     fill(own, 500)
     own.settle("counters")
-    plan = tmp_path / "offsets.json"
-    plan.write_text('{"partitions":[{"topic":"tidemark.counters","partition":0,"offset":5}],"version":1}')
-    tool = jars().tool("delete-records", ["--offset-json-file", str(plan)], own.kafka.brokers)
-    subprocess.run(tool, check=True, capture_output=True, timeout=60)
+    delete_records(own, "tidemark.counters", 0, before=5)
     said = command(own, "replay", "counters", code=3)
     assert "partition 0" in said and "starts at 5" in said
     assert roles(own) == {1: "live"}
@@ -398,19 +391,15 @@ def test_a_log_whose_start_is_gone_is_not_replayed(own: Tidemark, tmp_path: Path
 
 
 def test_a_topic_that_was_given_partitions_is_not_replayed(own: Tidemark) -> None:
-    admin = AdminClient({"bootstrap.servers": own.kafka.brokers})
-    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
-    wait_for(lambda: own.log.topics()["tidemark.counters"] == 6, "the topic to have six partitions", 30)
+    own.log.add_partitions("tidemark.counters", 6)
     assert "6 partitions, the registered log has 4" in command(own, "replay", "counters", code=3)
     assert roles(own) == {1: "live"}
 
 
 @pytest.mark.parametrize("is_written_to", [False, True])
 def test_a_topic_that_was_recreated_is_not_replayed(own: Tidemark, tmp_path: Path, is_written_to: bool) -> None:
-    admin = AdminClient({"bootstrap.servers": own.kafka.brokers})
-    _delete(admin, own)
-    admin.create_topics([NewTopic("tidemark.counters", 4, 1)])["tidemark.counters"].result(30)
-    wait_for(lambda: own.log.topics().get("tidemark.counters") == 4, "the topic to be back", 30)
+    own.log.delete_topic("tidemark.counters")
+    own.log.create_topic("tidemark.counters")
     if is_written_to:
         own.log.put_all("tidemark.counters", [increment(f"k{n}", 1) for n in range(100)])
     said = command(own, "replay", "counters", code=3)
@@ -421,7 +410,7 @@ def test_a_topic_that_was_recreated_is_not_replayed(own: Tidemark, tmp_path: Pat
 
     held = tmp_path / "held.ndjson"
     command(own, "export", "counters", "--output", str(held), program="producer")
-    _delete(admin, own)
+    own.log.delete_topic("tidemark.counters")
     own.postgres.execute(f"drop database {own.database} with (force)")
     own.postgres.create_database(own.database)
     own.migrate()
@@ -430,11 +419,6 @@ def test_a_topic_that_was_recreated_is_not_replayed(own: Tidemark, tmp_path: Pat
     own.assert_equals_log("counters")
     command(own, "verify", "counters")
     assert len(totals(own)) == (100 if is_written_to else 0)
-
-
-def _delete(admin: AdminClient, tidemark: Tidemark) -> None:
-    admin.delete_topics(["tidemark.counters"])["tidemark.counters"].result(30)
-    wait_for(lambda: "tidemark.counters" not in tidemark.log.topics(), "the topic to be gone", 30)
 
 
 def test_a_log_that_was_cut_at_its_end_is_not_replayed(own: Tidemark) -> None:

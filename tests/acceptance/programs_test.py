@@ -19,7 +19,7 @@ from typing import IO, Any
 import pytest
 import requests
 from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 from stack.process import choose_ports, wait_for
 from stack.programs import FOLDERS
@@ -255,11 +255,8 @@ def test_a_recreated_topic_is_refused(make_tidemark: Callable[..., Tidemark]) ->
     consumer.terminate()
     before = tidemark.vector("counters")
 
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.delete_topics(["tidemark.counters"])["tidemark.counters"].result(30)
-    wait_for(lambda: "tidemark.counters" not in tidemark.log.topics(), "the topic to be gone", 30)
-    admin.create_topics([NewTopic("tidemark.counters", 4, 1)])["tidemark.counters"].result(30)
-    wait_for(lambda: "tidemark.counters" in tidemark.log.topics(), "the topic to be back", 30)
+    tidemark.log.delete_topic("tidemark.counters")
+    tidemark.log.create_topic("tidemark.counters")
 
     migrated = tidemark.run("consumer", "migrate")
     assert migrated.returncode == 3
@@ -272,9 +269,7 @@ def test_a_recreated_topic_is_refused(make_tidemark: Callable[..., Tidemark]) ->
 
 def test_added_partitions_are_refused(make_tidemark: Callable[..., Tidemark]) -> None:
     tidemark = make_tidemark()
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
-    wait_for(lambda: tidemark.log.topics()["tidemark.counters"] == 6, "the topic to have six partitions", 30)
+    tidemark.log.add_partitions("tidemark.counters", 6)
 
     migrated = tidemark.run("consumer", "migrate")
     assert migrated.returncode == 3
@@ -282,14 +277,6 @@ def test_added_partitions_are_refused(make_tidemark: Callable[..., Tidemark]) ->
     consumer = tidemark.start_consumer(ready=False)
     _ends_loudly(consumer, "partitions")
     tidemark.end()
-
-
-def _recreate(tidemark: Tidemark, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.delete_topics([topic])[topic].result(30)
-    wait_for(lambda: topic not in tidemark.log.topics(), "the topic to be gone", 30)
-    admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
-    wait_for(lambda: tidemark.log.topics().get(topic) == 4, "the topic to be back", 30)
 
 
 @pytest.mark.parametrize("behind_its_back", [False, True])
@@ -304,7 +291,8 @@ def test_a_topic_that_is_recreated_under_a_running_consumer_ends_it(
     before = tidemark.tables("counters")
     if behind_its_back:
         consumer.freeze()
-    _recreate(tidemark, "tidemark.counters")
+    tidemark.log.delete_topic("tidemark.counters")
+    tidemark.log.create_topic("tidemark.counters")
     if behind_its_back:
         tidemark.log.put_all("tidemark.counters", [increment(f"after {n}", 1) for n in range(2_000)])
         consumer.thaw()
@@ -333,7 +321,8 @@ def test_a_replay_under_which_the_topic_is_recreated_makes_no_candidate(
     try:
         wait_for(lambda: is_stopped(replay), "the replay to be stopped", 20)
         consumer.kill()
-        _recreate(tidemark, "tidemark.counters")
+        tidemark.log.delete_topic("tidemark.counters")
+        tidemark.log.create_topic("tidemark.counters")
         tidemark.log.put_all("tidemark.counters", [increment(f"after {n}", 1) for n in range(2_000)])
         replay.send_signal(signal.SIGCONT)
         _, errors = replay.communicate(timeout=60)
@@ -351,8 +340,7 @@ def test_partitions_that_are_added_under_a_running_consumer_end_it(make_tidemark
     tidemark.log.put_all("tidemark.counters", [increment(f"k{n}", 1) for n in range(400)])
     tidemark.settle("counters")
     before = tidemark.tables("counters")
-    admin = AdminClient({"bootstrap.servers": tidemark.kafka.brokers})
-    admin.create_partitions([NewPartitions("tidemark.counters", 6)])["tidemark.counters"].result(30)
+    tidemark.log.add_partitions("tidemark.counters", 6)
     _ends_loudly(consumer, "processor_failed", "tidemark.counters", "6 partitions")
     assert tidemark.tables("counters") == before
     tidemark.end()

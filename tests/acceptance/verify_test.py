@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 
-from stack.private import jars
 from stack.process import wait_for
 from support.load import Load
-from support.operating import command, fill, increment
+from support.operating import command, delete_records, fill, increment
 from support.tidemark import Running, Tidemark
 
 
@@ -264,17 +261,14 @@ def test_no_snapshot_is_held_while_the_log_is_read(own: Tidemark) -> None:
     assert verify.returncode == 0, said + errors
 
 
-def test_verify_needs_the_whole_log_and_its_own_fold(own: Tidemark, tmp_path: Path) -> None:
+def test_verify_needs_the_whole_log_and_its_own_fold(own: Tidemark) -> None:
     own.start_consumer()
     fill(own, 500)
     own.settle("counters")
     assert "fingerprint" in command(own, "verify", "counters", program="consumer-next", code=3)
     assert "no generation 7" in command(own, "verify", "counters", "7", code=3)
     assert "there is no stream nothing" in command(own, "verify", "nothing", code=3)
-    plan = tmp_path / "offsets.json"
-    plan.write_text('{"partitions":[{"topic":"tidemark.counters","partition":0,"offset":5}],"version":1}')
-    tool = jars().tool("delete-records", ["--offset-json-file", str(plan)], own.kafka.brokers)
-    subprocess.run(tool, check=True, capture_output=True, timeout=60)
+    delete_records(own, "tidemark.counters", 0, before=5)
     assert "starts at 5" in command(own, "verify", "counters", code=3)
 
 

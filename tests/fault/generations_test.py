@@ -16,7 +16,7 @@ from stack.process import wait_for
 from support.answers import token
 from support.fold import INCREMENTED
 from support.load import Load
-from support.operating import is_stopped
+from support.operating import command, is_stopped
 from support.staleness import Staleness
 from support.tidemark import Running, Tidemark
 from support.trial import MakeTrial
@@ -36,12 +36,6 @@ def _roles(tidemark: Tidemark) -> dict[int, str]:
     return dict(tidemark.query("select generation, status from tidemark.generations where stream = 'counters'"))
 
 
-def _do(tidemark: Tidemark, *arguments: str) -> str:
-    done = tidemark.run("consumer", *arguments)
-    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def test_a_replay_outlives_a_restart_of_the_database_server(own: Tidemark) -> None:
     own.start_consumer()
     own.settle("counters")
@@ -59,7 +53,7 @@ def test_a_replay_outlives_a_restart_of_the_database_server(own: Tidemark) -> No
     finally:
         replay.kill()
     assert replay.returncode == 0, said + errors
-    _do(own, "diff", "counters")
+    command(own, "diff", "counters")
 
 
 def test_a_replay_ends_although_readers_have_the_live_tables_flushed_all_the_time(own: Tidemark) -> None:
@@ -91,14 +85,14 @@ def test_a_replay_ends_although_readers_have_the_live_tables_flushed_all_the_tim
             load.stop()
         assert reader.result(60) > 0
     assert replay.returncode == 0, said + errors
-    _do(own, "diff", "counters")
+    command(own, "diff", "counters")
 
 
 def test_a_promoter_that_is_stopped_in_the_swap_holds_up_writers_for_a_moment_only(own: Tidemark) -> None:
     own.start_consumer()
     api = own.start_api()
     own.settle("counters")
-    _do(own, "replay", "counters")
+    command(own, "replay", "counters")
     promote = own.start_command("promote", "counters", fault="r3_swap=stop")
     try:
         wait_for(lambda: is_stopped(promote), "the promoter to be stopped", 30)
@@ -111,7 +105,7 @@ def test_a_promoter_that_is_stopped_in_the_swap_holds_up_writers_for_a_moment_on
     assert promote.returncode == 1
     assert "before anything was changed" in errors
     assert _roles(own) == {1: "live", 2: "candidate"}
-    _do(own, "promote", "counters")
+    command(own, "promote", "counters")
     own.assert_equals_log("counters")
 
 
@@ -132,7 +126,7 @@ def test_replayed_and_swapped_at_half_load_nothing_is_lost_late_or_refused(
 
         def rebuild_and_swap() -> list[str]:
             verbs = [("replay",), ("promote", "--accept-diff"), ("rollback",), ("promote", "--accept-diff")]
-            return [_do(own, verb, "counters", *more) for verb, *more in verbs]
+            return [command(own, verb, "counters", *more) for verb, *more in verbs]
 
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             operator = thread.submit(rebuild_and_swap)
@@ -144,7 +138,7 @@ def test_replayed_and_swapped_at_half_load_nothing_is_lost_late_or_refused(
     # What a client may rely on, whatever an operator does.
     assert watch.worst < 10
     assert all(answers.acked == answers.total for answers in run.answers)
-    _do(own, "verify", "counters")
+    command(own, "verify", "counters")
 
 
 def _harm(own: Tidemark, one: Running, chance: random.Random, how: str) -> None:
@@ -181,7 +175,7 @@ def test_whatever_happens_to_consumers_between_swaps_every_generation_equals_the
     apis = [own.start_api()]
     own.settle("counters")
     for verb in ("replay", "promote", "replay"):
-        _do(own, verb, "counters")
+        command(own, verb, "counters")
     load = Load(own, apis, keys=20, prefix="chaos-", rate=300, connections=4)
     swaps, late, met = 0, 0, []
     until = time.monotonic() + (90 if pytestconfig.getoption("--long") else 20)
@@ -207,4 +201,4 @@ def test_whatever_happens_to_consumers_between_swaps_every_generation_equals_the
     own.assert_equals_log("counters", 60)
     for number, role in _roles(own).items():
         if role != "live":
-            _do(own, "diff", "counters", str(number), "--timeout", "60s")
+            command(own, "diff", "counters", str(number), "--timeout", "60s")

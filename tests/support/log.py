@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from stack.process import wait_for
 from support.fold import Record
 
 
@@ -128,8 +129,30 @@ class Log:
 
     def topics(self) -> dict[str, int]:
         """The topics and how many partitions each has."""
-        metadata = AdminClient({"bootstrap.servers": self.brokers}).list_topics(timeout=10)
+        metadata = self._admin().list_topics(timeout=10)
         return {name: len(topic.partitions) for name, topic in metadata.topics.items() if not name.startswith("__")}
+
+    def delete_topic(self, topic: str) -> None:
+        admin = self._admin()
+        admin.delete_topics([topic])[topic].result(30)
+        wait_for(lambda: topic not in self.topics(), f"{topic} to be gone", 30)
+
+    def create_topic(self, topic: str, **settings: str) -> None:
+        """With four partitions; by default without what `migrate` sets, as a passer-by would make it."""
+        config = {name.replace("_", "."): value for name, value in settings.items()}
+        admin = self._admin()
+        admin.create_topics([NewTopic(topic, 4, 1, config=config)])[topic].result(30)
+        wait_for(lambda: self.topics().get(topic) == 4, f"{topic} to be there", 30)
+
+    def add_partitions(self, topic: str, count: int) -> None:
+        """Until there are `count`."""
+        admin = self._admin()
+        admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
+        wait_for(lambda: self.topics()[topic] == count, f"{topic} to have {count} partitions", 30)
+
+    def _admin(self) -> AdminClient:
+        """To be kept until it has answered: what it promised ends with it."""
+        return AdminClient({"bootstrap.servers": self.brokers})
 
     @contextlib.contextmanager
     def open_transaction(self, topic: str, key: bytes, value: bytes) -> Iterator[Position]:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stack.private import jars
 from support.fold import INCREMENTED
 from support.tidemark import Tidemark
 
@@ -45,6 +46,16 @@ def command(tidemark: Tidemark, *arguments: str, program: str = "consumer", code
     done = tidemark.run(program, *arguments)
     assert done.returncode == code, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def delete_records(tidemark: Tidemark, topic: str, partition: int, before: int) -> None:
+    """As retention would: the log's start is gone then."""
+    plan = tidemark.scratch(f"deletion-{time.monotonic_ns()}") / "offsets.json"
+    plan.write_text(
+        json.dumps({"partitions": [{"topic": topic, "partition": partition, "offset": before}], "version": 1})
+    )
+    tool = jars().tool("delete-records", ["--offset-json-file", str(plan)], tidemark.kafka.brokers)
+    subprocess.run(tool, check=True, capture_output=True, timeout=60)
 
 
 def is_stopped(process: subprocess.Popen[str]) -> bool:
